@@ -1,0 +1,34 @@
+/* Files: opening, mapping, reading at offsets, and writing so that nothing half-written takes the final name. */
+#ifndef COT_BASE_FILE_H
+#define COT_BASE_FILE_H
+
+#include <coterie/base.h>
+
+/* An open regular file for reading. Owns the descriptor, the path and the mapping. Thread-safe reads. */
+typedef struct cot__file cot__file;
+cot_status cot__file_open(cot__file **out, const char *path, cot_error *err);
+void cot__file_close(cot__file **file);
+const char *cot__file_path(const cot__file *file);
+uint64_t cot__file_size(const cot__file *file);
+int cot__file_fd(const cot__file *file);
+/* Reads exactly n bytes at offset; a short read is an error that names the file and the offset. */
+cot_status cot__file_read(cot__file *file, uint64_t offset, void *dst, size_t n, cot_error *err);
+/* Maps the whole file read-only (once; later calls return the same). Lives until close. */
+cot_status cot__file_map(cot__file *file, const void **out, cot_error *err);
+
+/* Reads a whole file of at most max bytes; *out is NUL-terminated (not counted), freed by cot__free. */
+cot_status cot__file_slurp(const char *path, size_t max, char **out, size_t *len, cot_error *err);
+bool cot__path_exists(const char *path);
+bool cot__path_is_dir(const char *path);
+char *cot__path_join(const char *dir, const char *name); /* freed by cot__free; NULL: out of memory */
+
+/* Writes to a temporary name beside `path`; commit does fsync and rename, anything else removes it. */
+typedef struct cot__writer cot__writer;
+cot_status cot__writer_open(cot__writer **out, const char *path, cot_error *err);
+cot_status cot__writer_put(cot__writer *w, const void *bytes, size_t n, cot_error *err);
+cot_status cot__writer_put_at(cot__writer *w, uint64_t offset, const void *bytes, size_t n, cot_error *err);
+uint64_t cot__writer_offset(const cot__writer *w);
+cot_status cot__writer_commit(cot__writer **w, cot_error *err); /* closes in every case */
+void cot__writer_abort(cot__writer **w);                        /* NULL is allowed */
+
+#endif

@@ -1,0 +1,24 @@
+/* The thread pool: runs numbered items of one job on all threads; the caller works as thread 0.
+ * Results never depend on which thread ran an item: jobs write to places named by the item. */
+#ifndef COT_BASE_POOL_H
+#define COT_BASE_POOL_H
+
+#include <coterie/base.h>
+
+typedef struct cot__pool cot__pool;
+typedef void cot__pool_fn(void *arg, size_t item, int thread);
+
+/* threads ≥ 1 (the caller included). 0 = number of usable physical cores. Fewer threads than asked for is
+ * accepted when the system refuses some (logged); never fails for that alone. */
+cot_status cot__pool_create(cot__pool **out, int threads, cot_error *err);
+void cot__pool_free(cot__pool **pool);
+int cot__pool_threads(const cot__pool *pool);
+/* Runs fn(arg, 0…items−1), returns when all are done. Not reentrant: fn must not call it on the same pool.
+ * pool == NULL runs in the caller. No allocation, no lock on the hot path. */
+void cot__pool_run(cot__pool *pool, cot__pool_fn *fn, void *arg, size_t items);
+
+/* CPU facts: usable physical cores, level names. */
+int cot__cpu_cores(void);
+double cot__now(void); /* seconds, monotonic */
+
+#endif
