@@ -1,0 +1,267 @@
+/* Owns: open files, mappings, atomic writing. Refuses: anything but regular files for models. */
+#include "base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <pthread.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+
+struct cot__file {
+    int fd;
+    uint64_t size;
+    char *path;
+    void *map;
+    pthread_mutex_t lock; /* guards map */
+};
+
+cot_status cot__file_open(cot__file **out, const char *path, cot_error *err) {
+    cot__file *f = cot__alloc_zero(1, sizeof *f);
+    if (!f) return cot__fail_memory(err, sizeof *f);
+    f->fd = -1;
+    pthread_mutex_init(&f->lock, NULL);
+    f->path = cot__strdup(path);
+    if (!f->path) {
+        cot__file_close(&f);
+        return cot__fail_memory(err, strlen(path) + 1);
+    }
+    if (cot__fault_hit(COT__FAULT_READ)) {
+        cot__file_close(&f);
+        return cot__fail(err, COT_IO, path, NULL, "cannot open: input/output error");
+    }
+    f->fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    if (f->fd < 0 || fstat(f->fd, &st) != 0) {
+        cot_status s = cot__fail_errno(err, path, NULL, "cannot open");
+        cot__file_close(&f);
+        return s;
+    }
+    if (!S_ISREG(st.st_mode)) {
+        cot__file_close(&f);
+        return cot__fail(err, COT_ARGUMENT, path, NULL, "is not a regular file");
+    }
+    f->size = (uint64_t)st.st_size;
+    *out = f;
+    return COT_OK;
+}
+
+void cot__file_close(cot__file **file) {
+    if (!file || !*file) return;
+    cot__file *f = *file;
+    if (f->map) munmap(f->map, f->size);
+    if (f->fd >= 0) close(f->fd);
+    pthread_mutex_destroy(&f->lock);
+    cot__free(f->path);
+    cot__free(f);
+    *file = NULL;
+}
+
+const char *cot__file_path(const cot__file *f) { return f->path; }
+uint64_t cot__file_size(const cot__file *f) { return f->size; }
+int cot__file_fd(const cot__file *f) { return f->fd; }
+
+cot_status cot__file_read(cot__file *f, uint64_t offset, void *dst, size_t n, cot_error *err) {
+    char *p = dst;
+    if (cot__fault_hit(COT__FAULT_READ))
+        return cot__fail(err, COT_IO, f->path, NULL, "read of %zu bytes at %llu failed: input/output error", n,
+                         (unsigned long long)offset);
+    while (n > 0) {
+        ssize_t got = pread(f->fd, p, n > (1u << 30) ? (1u << 30) : n, (off_t)offset);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0)
+            return cot__fail_errno(err, f->path, NULL, "read at %llu failed", (unsigned long long)offset);
+        if (got == 0)
+            return cot__fail(err, COT_FORMAT, f->path, NULL, "file ends at %llu, %zu more bytes were expected",
+                             (unsigned long long)offset, n);
+        p += got;
+        n -= (size_t)got;
+        offset += (uint64_t)got;
+    }
+    return COT_OK;
+}
+
+cot_status cot__file_map(cot__file *f, const void **out, cot_error *err) {
+    static const char empty[1];
+    cot_status s = COT_OK;
+    if (f->size == 0) {
+        *out = empty;
+        return COT_OK;
+    }
+    pthread_mutex_lock(&f->lock);
+    if (!f->map) {
+        void *p = cot__fault_hit(COT__FAULT_READ) ? (errno = EIO, MAP_FAILED)
+                                                  : mmap(NULL, f->size, PROT_READ, MAP_SHARED, f->fd, 0);
+        if (p == MAP_FAILED) s = cot__fail_errno(err, f->path, NULL, "cannot map");
+        else f->map = p;
+    }
+    if (s == COT_OK) *out = f->map;
+    pthread_mutex_unlock(&f->lock);
+    return s;
+}
+
+cot_status cot__file_slurp(const char *path, size_t max, char **out, size_t *len, cot_error *err) {
+    cot__file *f = NULL;
+    COT_TRY(cot__file_open(&f, path, err));
+    cot_status s = COT_OK;
+    char *text = NULL;
+    if (f->size > max)
+        s = cot__fail(err, COT_LIMIT, path, NULL, "has %llu bytes, at most %zu are read",
+                      (unsigned long long)f->size, max);
+    else if (!(text = cot__alloc((size_t)f->size + 1))) s = cot__fail_memory(err, (size_t)f->size + 1);
+    else s = cot__file_read(f, 0, text, (size_t)f->size, err);
+    if (s == COT_OK) {
+        text[f->size] = 0;
+        *out = text;
+        *len = (size_t)f->size;
+    } else cot__free(text);
+    cot__file_close(&f);
+    return s;
+}
+
+bool cot__path_exists(const char *path) { return access(path, F_OK) == 0; }
+
+bool cot__path_is_dir(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+char *cot__path_join(const char *dir, const char *name) {
+    size_t a = strlen(dir), b = strlen(name);
+    char *p = cot__alloc(a + b + 2);
+    if (!p) return NULL;
+    memcpy(p, dir, a);
+    if (a && p[a - 1] != '/') p[a++] = '/';
+    memcpy(p + a, name, b + 1);
+    return p;
+}
+
+/* ---- writing ---- */
+
+struct cot__writer {
+    int fd;
+    char *path, *temp;
+    uint64_t offset;
+    size_t fill;
+    char buffer[1 << 16];
+};
+
+cot_status cot__writer_open(cot__writer **out, const char *path, cot_error *err) {
+    cot__writer *w = cot__alloc_zero(1, sizeof *w);
+    if (!w) return cot__fail_memory(err, sizeof *w);
+    w->fd = -1;
+    size_t n = strlen(path) + 32;
+    w->path = cot__strdup(path);
+    w->temp = cot__alloc(n);
+    if (!w->path || !w->temp) {
+        cot__free(w->path);
+        cot__free(w->temp);
+        cot__free(w);
+        return cot__fail_memory(err, n);
+    }
+    snprintf(w->temp, n, "%s.tmp.%ld", path, (long)getpid());
+    w->fd = cot__fault_hit(COT__FAULT_WRITE) ? (errno = EIO, -1)
+                                             : open(w->temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (w->fd < 0) {
+        cot_status s = cot__fail_errno(err, path, NULL, "cannot create");
+        cot__free(w->path);
+        cot__free(w->temp);
+        cot__free(w);
+        return s;
+    }
+    *out = w;
+    return COT_OK;
+}
+
+static cot_status write_all(cot__writer *w, uint64_t offset, const char *p, size_t n, cot_error *err) {
+    if (cot__fault_hit(COT__FAULT_WRITE)) {
+        errno = ENOSPC;
+        return cot__fail_errno(err, w->path, NULL, "write failed");
+    }
+    while (n > 0) {
+        ssize_t put = pwrite(w->fd, p, n > (1u << 30) ? (1u << 30) : n, (off_t)offset);
+        if (put < 0 && errno == EINTR) continue;
+        if (put < 0) return cot__fail_errno(err, w->path, NULL, "write failed");
+        p += put;
+        n -= (size_t)put;
+        offset += (uint64_t)put;
+    }
+    return COT_OK;
+}
+
+static cot_status flush(cot__writer *w, cot_error *err) {
+    size_t n = w->fill;
+    w->fill = 0;
+    return n ? write_all(w, w->offset - n, w->buffer, n, err) : COT_OK;
+}
+
+cot_status cot__writer_put(cot__writer *w, const void *bytes, size_t n, cot_error *err) {
+    if (n >= sizeof w->buffer) {
+        COT_TRY(flush(w, err));
+        COT_TRY(write_all(w, w->offset, bytes, n, err));
+        w->offset += n;
+        return COT_OK;
+    }
+    if (w->fill + n > sizeof w->buffer) COT_TRY(flush(w, err));
+    if (n) memcpy(w->buffer + w->fill, bytes, n);
+    w->fill += n;
+    w->offset += n;
+    return COT_OK;
+}
+
+cot_status cot__writer_put_at(cot__writer *w, uint64_t offset, const void *bytes, size_t n, cot_error *err) {
+    COT_TRY(flush(w, err));
+    return write_all(w, offset, bytes, n, err);
+}
+
+uint64_t cot__writer_offset(const cot__writer *w) { return w->offset; }
+
+static void writer_free(cot__writer **writer) {
+    cot__writer *w = *writer;
+    if (w->fd >= 0) close(w->fd);
+    cot__free(w->path);
+    cot__free(w->temp);
+    cot__free(w);
+    *writer = NULL;
+}
+
+void cot__writer_abort(cot__writer **writer) {
+    if (!writer || !*writer) return;
+    unlink((*writer)->temp);
+    writer_free(writer);
+}
+
+/* Makes the rename itself durable; a folder that cannot be synced is no failure of the data. */
+static void sync_folder(const char *path) {
+    char *dir = cot__strdup(path);
+    if (!dir) return;
+    char *slash = strrchr(dir, '/');
+    if (slash) slash[slash == dir] = 0;
+    int fd = open(slash ? dir : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0) {
+        (void)fsync(fd);
+        close(fd);
+    }
+    cot__free(dir);
+}
+
+cot_status cot__writer_commit(cot__writer **writer, cot_error *err) {
+    cot__writer *w = *writer;
+    cot_status s = flush(w, err);
+    if (s == COT_OK && (cot__fault_hit(COT__FAULT_WRITE) ? (errno = EIO, -1) : fsync(w->fd)) != 0)
+        s = cot__fail_errno(err, w->path, NULL, "cannot sync");
+    if (s == COT_OK && rename(w->temp, w->path) != 0)
+        s = cot__fail_errno(err, w->path, NULL, "cannot take its final name");
+    if (s != COT_OK) {
+        cot__writer_abort(writer);
+        return s;
+    }
+    sync_folder(w->path);
+    writer_free(writer);
+    return COT_OK;
+}
