@@ -11,7 +11,7 @@ extern "C" {
 #endif
 
 #if defined(__GNUC__)
-#define COT_API       __attribute__((visibility("default")))
+#define COT_API          __attribute__((visibility("default")))
 #define COT_PRINTF(f, a) __attribute__((format(printf, f, a)))
 #else
 #define COT_API

@@ -1,4 +1,5 @@
-/* Owns: all memory of the library, and the counters that let tests make a call fail. */
+/* Owns: all memory of the library, and the counters that let tests make a call fail.
+ * Refuses: sizes that overflow. The only file that may name malloc and free. */
 #include "base/alloc.h"
 
 #include <stdarg.h>
@@ -6,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "base/error.h"
 
 static struct {
     atomic_ullong nth, seen;
@@ -18,7 +21,9 @@ void cot__fault_set(cot__fault_kind kind, uint64_t nth) {
     atomic_store(&faults[kind].on, true);
 }
 
-uint64_t cot__fault_count(cot__fault_kind kind) { return atomic_load(&faults[kind].seen); }
+uint64_t cot__fault_count(cot__fault_kind kind) {
+    return atomic_load(&faults[kind].seen);
+}
 
 bool cot__fault_hit(cot__fault_kind kind) {
     if (!atomic_load_explicit(&faults[kind].on, memory_order_relaxed)) return false;
@@ -53,7 +58,9 @@ void *cot__alloc_aligned(size_t alignment, size_t bytes) {
     return aligned_alloc(alignment, rounded ? rounded : alignment);
 }
 
-void cot__free(void *p) { free(p); }
+void cot__free(void *p) {
+    free(p);
+}
 
 char *cot__strndup(const char *s, size_t n) {
     char *copy = n == SIZE_MAX ? NULL : cot__alloc(n + 1);
@@ -63,7 +70,9 @@ char *cot__strndup(const char *s, size_t n) {
     return copy;
 }
 
-char *cot__strdup(const char *s) { return cot__strndup(s, strlen(s)); }
+char *cot__strdup(const char *s) {
+    return cot__strndup(s, strlen(s));
+}
 
 /* ---- arena ---- */
 
@@ -81,10 +90,7 @@ struct cot__arena {
 
 cot_status cot__arena_create(cot__arena **out, size_t chunk_bytes, size_t max_bytes, cot_error *err) {
     cot__arena *a = cot__alloc_zero(1, sizeof *a);
-    if (!a) {
-        if (err) err->status = COT_NO_MEMORY;
-        return COT_NO_MEMORY;
-    }
+    if (!a) return cot__fail_memory(err, sizeof *a);
     a->chunk_bytes = chunk_bytes < 4096 ? 4096 : chunk_bytes;
     a->max_bytes = max_bytes;
     *out = a;
@@ -145,7 +151,9 @@ void cot__arena_reset(cot__arena *a) {
     a->used = 0;
 }
 
-size_t cot__arena_mark(const cot__arena *a) { return a->now ? a->now->start + a->used : 0; }
+size_t cot__arena_mark(const cot__arena *a) {
+    return a->now ? a->now->start + a->used : 0;
+}
 
 void cot__arena_rewind(cot__arena *a, size_t mark) {
     size_t start = 0;
@@ -160,8 +168,12 @@ void cot__arena_rewind(cot__arena *a, size_t mark) {
     }
 }
 
-size_t cot__arena_used(const cot__arena *a) { return cot__arena_mark(a); }
-size_t cot__arena_reserved(const cot__arena *a) { return a->reserved; }
+size_t cot__arena_used(const cot__arena *a) {
+    return cot__arena_mark(a);
+}
+size_t cot__arena_reserved(const cot__arena *a) {
+    return a->reserved;
+}
 
 /* ---- growing buffer ---- */
 

@@ -15,14 +15,25 @@ char *cot__strdup(const char *s);
 char *cot__strndup(const char *s, size_t n); /* n bytes, terminated; embedded NULs kept */
 
 /* True when a*b (or a+b) does not fit; *out is set otherwise. */
-static inline bool cot__mul_overflow(size_t a, size_t b, size_t *out) { return __builtin_mul_overflow(a, b, out); }
-static inline bool cot__add_overflow(size_t a, size_t b, size_t *out) { return __builtin_add_overflow(a, b, out); }
+static inline bool cot__mul_overflow(size_t a, size_t b, size_t *out) {
+    return __builtin_mul_overflow(a, b, out);
+}
+static inline bool cot__add_overflow(size_t a, size_t b, size_t *out) {
+    return __builtin_add_overflow(a, b, out);
+}
 
-/* Fault injection for tests: the n-th call from now (1 = next) of that kind fails; 0 switches off.
- * cot__fault_hit is asked by the allocator and by the file reader; always compiled in, one relaxed load. */
-typedef enum cot__fault_kind { COT__FAULT_ALLOC, COT__FAULT_READ, COT__FAULT_WRITE, COT__FAULT_THREAD, COT__FAULT_KINDS } cot__fault_kind;
-COT_API void cot__fault_set(cot__fault_kind kind, uint64_t nth);
-COT_API uint64_t cot__fault_count(cot__fault_kind kind); /* calls seen since the last set */
+/* Fault injection for tests: the n-th call from now (1 = next) of that kind fails once; 0 fails none and
+ * starts counting afresh. cot__fault_hit is asked by the allocator and by the file reader; always compiled
+ * in, one relaxed load. */
+typedef enum cot__fault_kind {
+    COT__FAULT_ALLOC,
+    COT__FAULT_READ,
+    COT__FAULT_WRITE,
+    COT__FAULT_THREAD,
+    COT__FAULT_KINDS
+} cot__fault_kind;
+void cot__fault_set(cot__fault_kind kind, uint64_t nth);
+uint64_t cot__fault_count(cot__fault_kind kind); /* calls seen since the last set */
 bool cot__fault_hit(cot__fault_kind kind);
 
 /* Arena: bump allocation, freed or rewound at once. Not thread-safe. Pointers live until reset/rewind/free.

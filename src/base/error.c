@@ -36,18 +36,40 @@ void cot__error_clear(cot_error *err) {
     if (err) memset(err, 0, sizeof *err);
 }
 
-/* Names come from hostile files: no control bytes reach a terminal. */
-static void copy_name(char *dst, size_t cap, const char *src) {
-    size_t n = 0;
-    for (; src && src[n] && n + 1 < cap; n++) {
-        unsigned char c = (unsigned char)src[n];
-        dst[n] = c < 32 || c == 127 ? '?' : (char)c;
+/* Bytes of the well-formed, printable UTF-8 character at s; 0 when there is none: C0 and C1 controls, DEL,
+ * line separators and bidirectional overrides count as none. */
+static size_t printable(const unsigned char *s) {
+    if (s[0] < 0x80) return s[0] >= 32 && s[0] != 127;
+    size_t n = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
+    if (s[0] < 0xc2 || s[0] > 0xf4) return 0;
+    uint32_t c = s[0] & (0x7fu >> n);
+    for (size_t i = 1; i < n; i++) { /* stops at the terminator, which is no continuation byte */
+        if ((s[i] & 0xc0) != 0x80) return 0;
+        c = c << 6 | (s[i] & 0x3f);
     }
-    dst[n] = 0;
+    if (c < (n == 4 ? 0x10000u : n == 3 ? 0x800u : 0xa0u) || c > 0x10ffff || (c >= 0xd800 && c < 0xe000))
+        return 0;
+    if (c >= 0x2028 && c <= 0x202e) return 0;
+    if (c >= 0x2066 && c <= 0x2069) return 0;
+    return n;
 }
 
-static cot_status fill(cot_error *err, cot_status status, const char *file, const char *field, const char *fmt,
-                       va_list ap) {
+/* Names come from hostile files: only whole, printable characters reach a terminal or a JSON answer. */
+static void copy_name(char *dst, size_t cap, const char *src) {
+    size_t out = 0;
+    while (src && *src) {
+        size_t n = printable((const unsigned char *)src), step = n ? n : 1;
+        if (out + step >= cap) break;
+        if (n) memmove(dst + out, src, n); /* src may be dst itself */
+        else dst[out] = '?';
+        out += step;
+        src += step;
+    }
+    dst[out] = 0;
+}
+
+static cot_status fill(cot_error *err, cot_status status, const char *file, const char *field,
+                       const char *fmt, va_list ap) {
     if (!err) return status;
     char text[sizeof err->message];
     vsnprintf(text, sizeof text, fmt, ap);
@@ -78,8 +100,11 @@ cot_status cot__fail_errno(cot_error *err, const char *file, const char *field, 
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
     const char *r = strerror_r(code, reason, sizeof reason);
-    return cot__fail(err, code == ENOENT ? COT_NOT_FOUND : code == ENOMEM ? COT_NO_MEMORY : COT_IO, file, field,
-                     "%s: %s", text, r);
+    return cot__fail(err,
+                     code == ENOENT   ? COT_NOT_FOUND
+                     : code == ENOMEM ? COT_NO_MEMORY
+                                      : COT_IO,
+                     file, field, "%s: %s", text, r);
 }
 
 cot_status cot__fail_memory(cot_error *err, size_t bytes) {

@@ -1,14 +1,17 @@
-/* Owns: open files, mappings, atomic writing. Refuses: anything but regular files for models. */
+/* Owns: open files, mappings, atomic writing. Refuses: reading anything but regular files. A file that
+ * another process shortens while it is mapped ends this one with SIGBUS; model files are taken to be
+ * immutable. */
 #include "base/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <pthread.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
@@ -35,7 +38,7 @@ cot_status cot__file_open(cot__file **out, const char *path, cot_error *err) {
         cot__file_close(&f);
         return cot__fail(err, COT_IO, path, NULL, "cannot open: input/output error");
     }
-    f->fd = open(path, O_RDONLY | O_CLOEXEC);
+    f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block us */
     struct stat st;
     if (f->fd < 0 || fstat(f->fd, &st) != 0) {
         cot_status s = cot__fail_errno(err, path, NULL, "cannot open");
@@ -62,23 +65,33 @@ void cot__file_close(cot__file **file) {
     *file = NULL;
 }
 
-const char *cot__file_path(const cot__file *f) { return f->path; }
-uint64_t cot__file_size(const cot__file *f) { return f->size; }
-int cot__file_fd(const cot__file *f) { return f->fd; }
+const char *cot__file_path(const cot__file *f) {
+    return f->path;
+}
+uint64_t cot__file_size(const cot__file *f) {
+    return f->size;
+}
+int cot__file_fd(const cot__file *f) {
+    return f->fd;
+}
 
 cot_status cot__file_read(cot__file *f, uint64_t offset, void *dst, size_t n, cot_error *err) {
     char *p = dst;
     if (cot__fault_hit(COT__FAULT_READ))
-        return cot__fail(err, COT_IO, f->path, NULL, "read of %zu bytes at %llu failed: input/output error", n,
-                         (unsigned long long)offset);
+        return cot__fail(err, COT_IO, f->path, NULL, "read of %zu bytes at %llu failed: input/output error",
+                         n, (unsigned long long)offset);
+    if (offset > f->size || n > f->size - offset)
+        return cot__fail(err, COT_FORMAT, f->path, NULL, "%zu bytes at %llu lie beyond its end at %llu", n,
+                         (unsigned long long)offset, (unsigned long long)f->size);
     while (n > 0) {
         ssize_t got = pread(f->fd, p, n > (1u << 30) ? (1u << 30) : n, (off_t)offset);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0)
             return cot__fail_errno(err, f->path, NULL, "read at %llu failed", (unsigned long long)offset);
         if (got == 0)
-            return cot__fail(err, COT_FORMAT, f->path, NULL, "file ends at %llu, %zu more bytes were expected",
-                             (unsigned long long)offset, n);
+            return cot__fail(err, COT_FORMAT, f->path, NULL,
+                             "file ends at %llu, %zu more bytes were expected", (unsigned long long)offset,
+                             n);
         p += got;
         n -= (size_t)got;
         offset += (uint64_t)got;
@@ -124,7 +137,9 @@ cot_status cot__file_slurp(const char *path, size_t max, char **out, size_t *len
     return s;
 }
 
-bool cot__path_exists(const char *path) { return access(path, F_OK) == 0; }
+bool cot__path_exists(const char *path) {
+    return access(path, F_OK) == 0;
+}
 
 bool cot__path_is_dir(const char *path) {
     struct stat st;
@@ -145,33 +160,52 @@ char *cot__path_join(const char *dir, const char *name) {
 
 struct cot__writer {
     int fd;
-    char *path, *temp;
+    char *path, *temp; /* temp NULL: the target is a device or pipe, written directly */
     uint64_t offset;
     size_t fill;
+    cot_status failed; /* of the first write that failed: nothing is committed after it */
     char buffer[1 << 16];
 };
+
+static void writer_free(cot__writer **writer) {
+    cot__writer *w = *writer;
+    if (w->fd >= 0) close(w->fd);
+    cot__free(w->path);
+    cot__free(w->temp);
+    cot__free(w);
+    *writer = NULL;
+}
+
+/* Creates a file beside the target under a name that is nobody else's. */
+static int open_temp(cot__writer *w, size_t cap) {
+    static atomic_uint counter;
+    int fd = -1;
+    for (int tries = 0; tries < 100 && fd < 0; tries++) {
+        snprintf(w->temp, cap, "%s.tmp.%ld.%u", w->path, (long)getpid(), atomic_fetch_add(&counter, 1));
+        fd = open(w->temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (fd < 0 && errno != EEXIST) break;
+    }
+    return fd;
+}
 
 cot_status cot__writer_open(cot__writer **out, const char *path, cot_error *err) {
     cot__writer *w = cot__alloc_zero(1, sizeof *w);
     if (!w) return cot__fail_memory(err, sizeof *w);
     w->fd = -1;
-    size_t n = strlen(path) + 32;
+    struct stat st;
+    bool special = stat(path, &st) == 0 && !S_ISREG(st.st_mode);
+    size_t n = strlen(path) + 48;
     w->path = cot__strdup(path);
-    w->temp = cot__alloc(n);
-    if (!w->path || !w->temp) {
-        cot__free(w->path);
-        cot__free(w->temp);
-        cot__free(w);
+    if (!special) w->temp = cot__alloc(n);
+    if (!w->path || (!special && !w->temp)) {
+        writer_free(&w);
         return cot__fail_memory(err, n);
     }
-    snprintf(w->temp, n, "%s.tmp.%ld", path, (long)getpid());
-    w->fd = cot__fault_hit(COT__FAULT_WRITE) ? (errno = EIO, -1)
-                                             : open(w->temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (cot__fault_hit(COT__FAULT_WRITE)) errno = EIO;
+    else w->fd = special ? open(path, O_WRONLY | O_CLOEXEC) : open_temp(w, n);
     if (w->fd < 0) {
         cot_status s = cot__fail_errno(err, path, NULL, "cannot create");
-        cot__free(w->path);
-        cot__free(w->temp);
-        cot__free(w);
+        writer_free(&w);
         return s;
     }
     *out = w;
@@ -179,14 +213,15 @@ cot_status cot__writer_open(cot__writer **out, const char *path, cot_error *err)
 }
 
 static cot_status write_all(cot__writer *w, uint64_t offset, const char *p, size_t n, cot_error *err) {
-    if (cot__fault_hit(COT__FAULT_WRITE)) {
-        errno = ENOSPC;
-        return cot__fail_errno(err, w->path, NULL, "write failed");
-    }
+    if (w->failed) return cot__fail(err, w->failed, w->path, NULL, "an earlier write failed");
+    bool fault = cot__fault_hit(COT__FAULT_WRITE);
     while (n > 0) {
-        ssize_t put = pwrite(w->fd, p, n > (1u << 30) ? (1u << 30) : n, (off_t)offset);
+        size_t piece = n > (1u << 30) ? (1u << 30) : n;
+        ssize_t put = fault     ? (errno = ENOSPC, -1)
+                      : w->temp ? pwrite(w->fd, p, piece, (off_t)offset)
+                                : write(w->fd, p, piece);
         if (put < 0 && errno == EINTR) continue;
-        if (put < 0) return cot__fail_errno(err, w->path, NULL, "write failed");
+        if (put < 0) return w->failed = cot__fail_errno(err, w->path, NULL, "write failed");
         p += put;
         n -= (size_t)put;
         offset += (uint64_t)put;
@@ -215,24 +250,20 @@ cot_status cot__writer_put(cot__writer *w, const void *bytes, size_t n, cot_erro
 }
 
 cot_status cot__writer_put_at(cot__writer *w, uint64_t offset, const void *bytes, size_t n, cot_error *err) {
+    if (!w->temp)
+        return w->failed = cot__fail(err, COT_UNSUPPORTED, w->path, NULL,
+                                     "is no regular file, and this kind of file is not written in one go");
     COT_TRY(flush(w, err));
     return write_all(w, offset, bytes, n, err);
 }
 
-uint64_t cot__writer_offset(const cot__writer *w) { return w->offset; }
-
-static void writer_free(cot__writer **writer) {
-    cot__writer *w = *writer;
-    if (w->fd >= 0) close(w->fd);
-    cot__free(w->path);
-    cot__free(w->temp);
-    cot__free(w);
-    *writer = NULL;
+uint64_t cot__writer_offset(const cot__writer *w) {
+    return w->offset;
 }
 
 void cot__writer_abort(cot__writer **writer) {
     if (!writer || !*writer) return;
-    unlink((*writer)->temp);
+    if ((*writer)->temp) unlink((*writer)->temp);
     writer_free(writer);
 }
 
@@ -253,15 +284,15 @@ static void sync_folder(const char *path) {
 cot_status cot__writer_commit(cot__writer **writer, cot_error *err) {
     cot__writer *w = *writer;
     cot_status s = flush(w, err);
-    if (s == COT_OK && (cot__fault_hit(COT__FAULT_WRITE) ? (errno = EIO, -1) : fsync(w->fd)) != 0)
-        s = cot__fail_errno(err, w->path, NULL, "cannot sync");
-    if (s == COT_OK && rename(w->temp, w->path) != 0)
-        s = cot__fail_errno(err, w->path, NULL, "cannot take its final name");
-    if (s != COT_OK) {
-        cot__writer_abort(writer);
-        return s;
+    if (s == COT_OK && w->failed) s = cot__fail(err, w->failed, w->path, NULL, "an earlier write failed");
+    if (s == COT_OK && w->temp) {
+        if ((cot__fault_hit(COT__FAULT_WRITE) ? (errno = EIO, -1) : fsync(w->fd)) != 0)
+            s = cot__fail_errno(err, w->path, NULL, "cannot sync");
+        else if ((cot__fault_hit(COT__FAULT_WRITE) ? (errno = EIO, -1) : rename(w->temp, w->path)) != 0)
+            s = cot__fail_errno(err, w->path, NULL, "cannot take its final name");
+        else sync_folder(w->path);
     }
-    sync_folder(w->path);
-    writer_free(writer);
-    return COT_OK;
+    if (s != COT_OK) cot__writer_abort(writer);
+    else writer_free(writer);
+    return s;
 }

@@ -1,4 +1,5 @@
-/* Files: opening, mapping, reading at offsets, and writing so that nothing half-written takes the final name. */
+/* Files: opening, mapping, reading at offsets, and writing so that nothing half-written takes the final name.
+ */
 #ifndef COT_BASE_FILE_H
 #define COT_BASE_FILE_H
 
@@ -22,7 +23,8 @@ bool cot__path_exists(const char *path);
 bool cot__path_is_dir(const char *path);
 char *cot__path_join(const char *dir, const char *name); /* freed by cot__free; NULL: out of memory */
 
-/* Writes to a temporary name beside `path`; commit does fsync and rename, anything else removes it. */
+/* Writes to a temporary name beside `path`; commit does fsync and rename, anything else removes it. After a
+ * write that failed, commit fails too. A target that is a device or a pipe is written directly, put only. */
 typedef struct cot__writer cot__writer;
 cot_status cot__writer_open(cot__writer **out, const char *path, cot_error *err);
 cot_status cot__writer_put(cot__writer *w, const void *bytes, size_t n, cot_error *err);

@@ -1,7 +1,9 @@
-/* Owns: the string map (open addressing, keyed by bytes) and counter-based random numbers. */
+/* Owns: the string map (open addressing, keyed by bytes) and counter-based random numbers.
+ * Each map hashes with its own random seed, so that a hostile file cannot prepare keys that collide. */
 #include "base/hash.h"
 
 #include <string.h>
+#include <sys/random.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
@@ -15,6 +17,7 @@ typedef struct slot {
 struct cot__map {
     slot *slots;
     size_t mask, count;
+    uint64_t seed;
 };
 
 static uint64_t mix(uint64_t x) { /* finaliser of SplitMix64 (Steele, Lea, Flood 2014) */
@@ -23,9 +26,9 @@ static uint64_t mix(uint64_t x) { /* finaliser of SplitMix64 (Steele, Lea, Flood
     return x ^ (x >> 31);
 }
 
-static uint64_t hash_bytes(const void *key, size_t len) {
+static uint64_t hash_bytes(uint64_t seed, const void *key, size_t len) {
     const unsigned char *p = key;
-    uint64_t h = 0x9e3779b97f4a7c15ull ^ len;
+    uint64_t h = seed ^ len;
     while (len >= 8) {
         uint64_t w;
         memcpy(&w, p, 8);
@@ -49,6 +52,8 @@ cot_status cot__map_create(cot__map **out, size_t expected, cot_error *err) {
         return cot__fail_memory(err, cap * sizeof *m->slots);
     }
     m->mask = cap - 1;
+    if (getrandom(&m->seed, sizeof m->seed, GRND_NONBLOCK) != (ssize_t)sizeof m->seed)
+        m->seed = mix((uintptr_t)m);
     *out = m;
     return COT_OK;
 }
@@ -81,9 +86,12 @@ static bool grow(cot__map *m) {
     return true;
 }
 
-cot_status cot__map_put(cot__map *m, const void *key, size_t len, uint64_t value, bool *existed, cot_error *err) {
-    if ((m->count + 1) * 2 > m->mask + 1 && !grow(m)) return cot__fail_memory(err, (m->mask + 1) * 2 * sizeof(slot));
-    uint64_t h = hash_bytes(key, len);
+cot_status cot__map_put(cot__map *m, const void *key, size_t len, uint64_t value, bool *existed,
+                        cot_error *err) {
+    if ((m->count + 1) * 2 > m->mask + 1 && !grow(m))
+        return cot__fail_memory(err, (m->mask + 1) * 2 * sizeof(slot));
+    if (!key) key = ""; /* NULL marks an empty slot */
+    uint64_t h = hash_bytes(m->seed, key, len);
     slot *s = find(m->slots, m->mask, key, len, h);
     if (existed) *existed = s->key != NULL;
     if (!s->key) {
@@ -94,13 +102,15 @@ cot_status cot__map_put(cot__map *m, const void *key, size_t len, uint64_t value
 }
 
 bool cot__map_get(const cot__map *m, const void *key, size_t len, uint64_t *value) {
-    const slot *s = find(m->slots, m->mask, key, len, hash_bytes(key, len));
+    const slot *s = find(m->slots, m->mask, key, len, hash_bytes(m->seed, key, len));
     if (!s->key) return false;
     *value = s->value;
     return true;
 }
 
-size_t cot__map_count(const cot__map *m) { return m->count; }
+size_t cot__map_count(const cot__map *m) {
+    return m->count;
+}
 
 uint64_t cot__random_u64(uint64_t seed, uint32_t purpose, uint64_t a, uint64_t b) {
     uint64_t h = mix(seed + 0x9e3779b97f4a7c15ull);

@@ -9,7 +9,8 @@ cot_status cot__map_create(cot__map **out, size_t expected, cot_error *err);
 void cot__map_free(cot__map **map);
 /* Keys are borrowed: they must live as long as the map. put on an existing key keeps the first value and
  * sets *existed when not NULL. */
-cot_status cot__map_put(cot__map *map, const void *key, size_t len, uint64_t value, bool *existed, cot_error *err);
+cot_status cot__map_put(cot__map *map, const void *key, size_t len, uint64_t value, bool *existed,
+                        cot_error *err);
 bool cot__map_get(const cot__map *map, const void *key, size_t len, uint64_t *value);
 size_t cot__map_count(const cot__map *map);
 

@@ -9,12 +9,17 @@
 #include "base/file.h"
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static void use_our_memory(void) { json_set_alloc_funcs(cot__alloc, cot__free); }
+static void use_our_memory(void) {
+    json_set_alloc_funcs(cot__alloc, cot__free);
+}
 
 cot_status cot__json_parse(json_t **out, const char *file, const char *text, size_t n, cot_error *err) {
     pthread_once(&once, use_our_memory);
     json_error_t e;
     json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &e);
+    if (!root && json_error_code(&e) == json_error_numeric_overflow)
+        root = json_loadb(
+            text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY | JSON_DECODE_INT_AS_REAL, &e);
     if (!root) {
         if (json_error_code(&e) == json_error_out_of_memory)
             return cot__fail(err, COT_NO_MEMORY, file, NULL, "out of memory while reading JSON");
@@ -49,15 +54,17 @@ const json_t *cot__json_at(const json_t *root, const char *path) {
     return NULL;
 }
 
-cot_status cot__json_int(const json_t *obj, const char *file, const char *key, int64_t lo, int64_t hi, int64_t *out,
-                         cot_error *err) {
+cot_status cot__json_int(const json_t *obj, const char *file, const char *key, int64_t lo, int64_t hi,
+                         int64_t *out, cot_error *err) {
     const json_t *v = cot__json_at(obj, key);
     if (!v) return COT_OK;
     int64_t x;
+    double r = json_is_real(v) ? json_real_value(v) : 0.5;
     if (json_is_integer(v)) x = json_integer_value(v);
-    else if (json_is_real(v) && json_real_value(v) == (double)(int64_t)json_real_value(v) &&
-             json_real_value(v) > -9e15 && json_real_value(v) < 9e15)
-        x = (int64_t)json_real_value(v);
+    else if (r > -9e15 && r < 9e15 && r == (double)(int64_t)r) x = (int64_t)r;
+    else if (r >= 9e15 || r <= -9e15)
+        return cot__fail(err, COT_FORMAT, file, key, "is %g, must lie in %lld…%lld", r, (long long)lo,
+                         (long long)hi);
     else return cot__fail(err, COT_FORMAT, file, key, "must be an integer");
     if (x < lo || x > hi)
         return cot__fail(err, COT_FORMAT, file, key, "is %lld, must lie in %lld…%lld", (long long)x,
@@ -82,7 +89,8 @@ cot_status cot__json_bool(const json_t *obj, const char *file, const char *key, 
     return COT_OK;
 }
 
-cot_status cot__json_str(const json_t *obj, const char *file, const char *key, const char **out, cot_error *err) {
+cot_status cot__json_str(const json_t *obj, const char *file, const char *key, const char **out,
+                         cot_error *err) {
     const json_t *v = cot__json_at(obj, key);
     if (!v) return COT_OK;
     if (!json_is_string(v)) return cot__fail(err, COT_FORMAT, file, key, "must be a string");

@@ -1,17 +1,19 @@
-/* Owns: worker threads. A job is a function and a number of items; items are handed out by an atomic counter.
- * Workers spin a little after a job, then sleep, so that decode (thousands of small jobs a second) pays no
- * wake-up and an idle process costs nothing. */
+/* Owns: worker threads. A job is a function and a number of items; items are claimed one by one from a
+ * counter. The caller waits for items, never for workers: on a busy machine a worker that gets no core takes
+ * no items and holds nobody up. Workers spin a little after a job, then sleep, so that decode (thousands of
+ * small jobs a second) pays no wake-up and an idle process costs nothing. */
 #include "base/pool.h"
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <time.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
 
-enum { SPINS = 4000, YIELDS = 20 };
+enum { SPINS = 4000, YIELDS = 20, WAIT_YIELDS = 2000 };
 
 typedef struct worker {
     cot__pool *pool;
@@ -19,13 +21,15 @@ typedef struct worker {
     pthread_t thread;
 } worker;
 
+/* `ticket` holds the job's number (high half) and the next item to claim (low half). A claim is one
+ * compare-and-swap of both, so a late worker can never take an item of a job whose fields it has not read:
+ * before the fields change the number changes (with the item part at its maximum: nothing to claim). */
 struct cot__pool {
-    cot__pool_fn *fn;
-    void *arg;
-    size_t items;
-    _Alignas(64) atomic_size_t next;
-    _Alignas(64) atomic_uint generation; /* raised once per job */
-    _Alignas(64) atomic_int busy;        /* workers that have not finished the job */
+    _Alignas(64) atomic_ullong ticket;
+    _Alignas(64) atomic_size_t done; /* items finished */
+    _Alignas(64) _Atomic(cot__pool_fn *) fn;
+    _Atomic(void *) arg;
+    atomic_size_t items;
     atomic_int sleepers;
     atomic_bool stop;
     pthread_mutex_t lock;
@@ -34,37 +38,49 @@ struct cot__pool {
     int n_threads; /* caller included */
 };
 
+#define CLOSED 0xffffffffull /* item part: nothing to claim */
+
 static inline void relax(void) {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
 #endif
 }
 
-static void work(cot__pool *p, int thread) {
-    size_t n = p->items;
-    for (;;) {
-        size_t i = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed);
-        if (i >= n) return;
-        p->fn(p->arg, i, thread);
+/* Claims and runs items of job `number` until none is left or another job has begun. */
+static void work(cot__pool *p, unsigned number, int thread) {
+    size_t finished = 0;
+    cot__pool_fn *fn = atomic_load_explicit(&p->fn, memory_order_acquire);
+    void *arg = atomic_load_explicit(&p->arg, memory_order_acquire);
+    size_t items = atomic_load_explicit(&p->items, memory_order_acquire);
+    unsigned long long t = atomic_load(&p->ticket);
+    while ((unsigned)(t >> 32) == number && (t & CLOSED) < items) {
+        if (!atomic_compare_exchange_weak(&p->ticket, &t, t + 1)) continue;
+        fn(arg, (size_t)(t & CLOSED), thread);
+        finished++;
+        t = atomic_load(&p->ticket);
     }
+    if (finished) atomic_fetch_add_explicit(&p->done, finished, memory_order_release);
 }
 
+/* Waits until a job other than `seen` is open, or the pool stops; returns its number. */
 static unsigned await_job(cot__pool *p, unsigned seen) {
-    unsigned g;
-    for (int i = 0; i < SPINS; i++) {
-        if ((g = atomic_load_explicit(&p->generation, memory_order_acquire)) != seen) return g;
-        relax();
+    for (int i = 0; i < SPINS + YIELDS; i++) {
+        unsigned long long t = atomic_load_explicit(&p->ticket, memory_order_acquire);
+        if ((unsigned)(t >> 32) != seen && (t & CLOSED) != CLOSED) return (unsigned)(t >> 32);
+        if (i < SPINS) relax();
+        else sched_yield();
     }
-    for (int i = 0; i < YIELDS; i++) {
-        if ((g = atomic_load_explicit(&p->generation, memory_order_acquire)) != seen) return g;
-        sched_yield();
-    }
+    unsigned long long t;
     pthread_mutex_lock(&p->lock);
     atomic_fetch_add(&p->sleepers, 1);
-    while ((g = atomic_load(&p->generation)) == seen) pthread_cond_wait(&p->wake, &p->lock);
+    while (((unsigned)((t = atomic_load(&p->ticket)) >> 32) == seen || (t & CLOSED) == CLOSED) &&
+           !atomic_load(&p->stop))
+        pthread_cond_wait(&p->wake, &p->lock);
     atomic_fetch_sub(&p->sleepers, 1);
     pthread_mutex_unlock(&p->lock);
-    return g;
+    return (unsigned)(t >> 32);
 }
 
 static void *worker_main(void *arg) {
@@ -73,18 +89,15 @@ static void *worker_main(void *arg) {
     for (;;) {
         seen = await_job(w->pool, seen);
         if (atomic_load(&w->pool->stop)) return NULL;
-        work(w->pool, w->id);
-        atomic_fetch_sub_explicit(&w->pool->busy, 1, memory_order_release);
+        work(w->pool, seen, w->id);
     }
 }
 
-static void announce(cot__pool *p) {
-    atomic_fetch_add(&p->generation, 1);
-    if (atomic_load(&p->sleepers) > 0) {
-        pthread_mutex_lock(&p->lock);
-        pthread_cond_broadcast(&p->wake);
-        pthread_mutex_unlock(&p->lock);
-    }
+static void wake_sleepers(cot__pool *p) {
+    if (atomic_load(&p->sleepers) == 0) return;
+    pthread_mutex_lock(&p->lock);
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->lock);
 }
 
 cot_status cot__pool_create(cot__pool **out, int threads, cot_error *err) {
@@ -93,7 +106,7 @@ cot_status cot__pool_create(cot__pool **out, int threads, cot_error *err) {
     if (threads == 0) threads = cot__cpu_cores();
     cot__pool *p = cot__alloc_aligned(64, sizeof *p);
     if (!p) return cot__fail_memory(err, sizeof *p);
-    *p = (cot__pool){.n_threads = 1};
+    *p = (cot__pool){.n_threads = 1, .ticket = CLOSED};
     p->workers = cot__alloc_zero((size_t)threads, sizeof *p->workers);
     if (!p->workers) {
         cot__free(p);
@@ -101,6 +114,9 @@ cot_status cot__pool_create(cot__pool **out, int threads, cot_error *err) {
     }
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->wake, NULL);
+    sigset_t all, before; /* signals are the program's own threads' business */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     for (int i = 1; i < threads; i++) {
         worker *w = &p->workers[i];
         w->pool = p;
@@ -111,6 +127,7 @@ cot_status cot__pool_create(cot__pool **out, int threads, cot_error *err) {
         }
         p->n_threads = i + 1;
     }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     *out = p;
     return COT_OK;
 }
@@ -118,8 +135,10 @@ cot_status cot__pool_create(cot__pool **out, int threads, cot_error *err) {
 void cot__pool_free(cot__pool **pool) {
     if (!pool || !*pool) return;
     cot__pool *p = *pool;
+    pthread_mutex_lock(&p->lock);
     atomic_store(&p->stop, true);
-    announce(p);
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->lock);
     for (int i = 1; i < p->n_threads; i++) pthread_join(p->workers[i].thread, NULL);
     pthread_mutex_destroy(&p->lock);
     pthread_cond_destroy(&p->wake);
@@ -128,24 +147,35 @@ void cot__pool_free(cot__pool **pool) {
     *pool = NULL;
 }
 
-int cot__pool_threads(const cot__pool *p) { return p ? p->n_threads : 1; }
+int cot__pool_threads(const cot__pool *p) {
+    return p ? p->n_threads : 1;
+}
+
+/* An item that a worker has claimed must finish; the waits grow so that it gets a core. */
+static void await_done(cot__pool *p, size_t items) {
+    for (int i = 0; atomic_load_explicit(&p->done, memory_order_acquire) < items;
+         i += i < SPINS + WAIT_YIELDS) {
+        if (i < SPINS) relax();
+        else if (i < SPINS + WAIT_YIELDS) sched_yield();
+        else nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
+    }
+}
 
 void cot__pool_run(cot__pool *p, cot__pool_fn *fn, void *arg, size_t items) {
-    if (!p || p->n_threads == 1 || items <= 1) {
+    if (!p || p->n_threads == 1 || items <= 1 || items >= CLOSED) {
         for (size_t i = 0; i < items; i++) fn(arg, i, 0);
         return;
     }
-    p->fn = fn;
-    p->arg = arg;
-    p->items = items;
-    atomic_store_explicit(&p->next, 0, memory_order_relaxed);
-    atomic_store_explicit(&p->busy, p->n_threads - 1, memory_order_relaxed);
-    announce(p);
-    work(p, 0);
-    for (int spins = 0; atomic_load_explicit(&p->busy, memory_order_acquire) > 0; spins++) {
-        if (spins < SPINS) relax();
-        else sched_yield(); /* the machine is busy: let the worker have the core */
-    }
+    unsigned number = (unsigned)(atomic_load_explicit(&p->ticket, memory_order_relaxed) >> 32) + 1;
+    atomic_store(&p->ticket, (unsigned long long)number << 32 | CLOSED);
+    atomic_store_explicit(&p->fn, fn, memory_order_release);
+    atomic_store_explicit(&p->arg, arg, memory_order_release);
+    atomic_store_explicit(&p->items, items, memory_order_release);
+    atomic_store_explicit(&p->done, 0, memory_order_relaxed);
+    atomic_store(&p->ticket, (unsigned long long)number << 32);
+    wake_sleepers(p);
+    work(p, number, 0);
+    await_done(p, items);
 }
 
 double cot__now(void) {

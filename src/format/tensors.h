@@ -1,4 +1,5 @@
-/* What a model file contains, whatever its format: named tensors as extents of files, checked against them. */
+/* What a model file contains, whatever its format: named tensors as extents of files, checked against them.
+ */
 #ifndef COT_FORMAT_TENSORS_H
 #define COT_FORMAT_TENSORS_H
 
@@ -8,11 +9,12 @@
 #define COT_MAX_DIMS 8
 
 typedef struct cot__tensor {
-    const char *name;       /* owned by the set */
-    int raw_type;           /* GGUF's id, or ours for safetensors' dtypes */
-    cot_type type;          /* COT_TYPE_NONE: a type that we name and do not compute with */
-    int n_dims;             /* 0 for a scalar */
-    int64_t dims[COT_MAX_DIMS]; /* fastest axis first (GGUF's order, the reverse of safetensors' shape), rest 1 */
+    const char *name; /* owned by the set */
+    int raw_type;     /* GGUF's id, or ours for safetensors' dtypes */
+    cot_type type;    /* COT_TYPE_NONE: a type that we name and do not compute with */
+    int n_dims;       /* 0 for a scalar */
+    int64_t
+        dims[COT_MAX_DIMS]; /* fastest axis first (GGUF's order, the reverse of safetensors' shape), rest 1 */
     int file;               /* index in files */
     uint64_t offset, bytes; /* inside that file; already checked: inside the file, no overlap */
 } cot__tensor;

@@ -1,11 +1,12 @@
 /* The kernel table: one function per (operation, format), reference versions first, overridden per CPU.
  *
- * Contract of numbers. At one CPU level, what a kernel writes for one (weight row, token) or one (query, chunk)
- * depends on that row and that token alone: never on how many rows or tokens the call has, on the tile, the
- * thread or the place of the data. Integer sums inside a block are exact; F32 across blocks follows one order
- * per level and format (documented in each file). Levels agree with ref within the bound that the kernel
- * tests state. No kernel reads outside its inputs or writes outside its output; no alignment is assumed
- * except where said. Kernels never allocate: scratch is on the stack (at most 64 KiB) or passed in. */
+ * Contract of numbers. At one CPU level, what a kernel writes for one (weight row, token) or one (query,
+ * chunk) depends on that row and that token alone: never on how many rows or tokens the call has, on the
+ * tile, the thread or the place of the data. Integer sums inside a block are exact; F32 across blocks follows
+ * one order per level and format (documented in each file). Levels agree with ref within the bound that the
+ * kernel tests state. No kernel reads outside its inputs or writes outside its output; no alignment is
+ * assumed except where said. Kernels never allocate: scratch is on the stack (at most 64 KiB) or passed in.
+ */
 #ifndef COT_KERNELS_H
 #define COT_KERNELS_H
 
@@ -20,9 +21,9 @@ typedef enum cot_act {
 } cot_act;
 
 typedef struct cot__q8_32 { /* 40 bytes */
-    float d;      /* value = d · q; d = amax / 127 */
-    int32_t sum;  /* Σ q */
-    int8_t q[32]; /* −127 … 127 */
+    float d;                /* value = d · q; d = amax / 127 */
+    int32_t sum;            /* Σ q */
+    int8_t q[32];           /* −127 … 127 */
 } cot__q8_32;
 
 typedef struct cot__q8_256 { /* 292 bytes */
@@ -47,12 +48,19 @@ typedef struct cot__kv_chunk {
     int dk, dv;                /* elements per position; v may alias k (MLA latent: dv ≤ dk) */
 } cot__kv_chunk;
 
-/* Partial softmax state of one query: acc holds Σ e^{z−m} v (dv floats), l = Σ e^{z−m}. Empty: m = −INF, l = 0. */
+/* Partial softmax state of one query: acc holds Σ e^{z−m} v (dv floats), l = Σ e^{z−m}. Empty: m = −INF, l =
+ * 0. */
 typedef struct cot__attn_state {
     float m, l;
 } cot__attn_state;
 
-typedef enum cot_glu { COT_GLU_SILU, COT_GLU_GELU_TANH, COT_GLU_GELU_ERF, COT_GLU_RELU, COT_GLU_SWIGLU_CLAMPED } cot_glu;
+typedef enum cot_glu {
+    COT_GLU_SILU,
+    COT_GLU_GELU_TANH,
+    COT_GLU_GELU_ERF,
+    COT_GLU_RELU,
+    COT_GLU_SWIGLU_CLAMPED
+} cot_glu;
 
 typedef struct cot_kernels {
     const char *level; /* "ref", "avx2", "avx512" */
@@ -61,16 +69,18 @@ typedef struct cot_kernels {
     void (*act_encode[COT_ACT_COUNT])(const float *x, void *dst, int64_t n);
 
     /* Products, indexed by cot__kernel_slot(type). act[s] tells the activation format that gemm[s] takes;
-     * gemm_f32[s] takes F32 activations (the truth path: each weight decoded to F32). NULL: not a weight type. */
+     * gemm_f32[s] takes F32 activations (the truth path: each weight decoded to F32). NULL: not a weight
+     * type. */
     cot_act act[32];
     cot__gemm_fn *gemm[32];
     cot__gemm_fn *gemm_f32[32];
 
-    /* dX: out[c] += Σ_r x[r] · w[r][c] for r in [r0, r1), ascending r; used by absorbed MLA and by backward. */
+    /* dX: out[c] += Σ_r x[r] · w[r][c] for r in [r0, r1), ascending r; used by absorbed MLA and by backward.
+     */
     void (*gemv_t)(const cot_view *w, int64_t r0, int64_t r1, const float *x, float *out);
 
-    /* Norms of one row of n: y may equal x; w, b may be NULL. RMS: y = x / sqrt(mean x² + eps) · w. Layer norm
-     * subtracts the mean first and adds b. Sums in F32 lanes, order fixed per level. */
+    /* Norms of one row of n: y may equal x; w, b may be NULL. RMS: y = x / sqrt(mean x² + eps) · w. Layer
+     * norm subtracts the mean first and adds b. Sums in F32 lanes, order fixed per level. */
     void (*rms_norm)(float *y, const float *x, const float *w, int64_t n, float eps);
     void (*layer_norm)(float *y, const float *x, const float *w, const float *b, int64_t n, float eps);
 
@@ -81,9 +91,10 @@ typedef struct cot_kernels {
 
     /* y = act(gate) · up; up NULL: y = act(gate). SWIGLU_CLAMPED (gpt-oss): g = min(gate, limit),
      * u = clamp(up, ±limit), y = (u + 1) · g · σ(alpha · g). y may equal gate. */
-    void (*glu)(cot_glu kind, float *y, const float *gate, const float *up, int64_t n, float alpha, float limit);
+    void (*glu)(cot_glu kind, float *y, const float *gate, const float *up, int64_t n, float alpha,
+                float limit);
 
-    void (*add)(float *y, const float *x, int64_t n);                /* y += x */
+    void (*add)(float *y, const float *x, int64_t n);                 /* y += x */
     void (*add_scaled)(float *y, const float *x, float a, int64_t n); /* y += a · x, one fused multiply-add */
     void (*scale)(float *y, float a, int64_t n);
     float (*dot_f32)(const float *a, const float *b, int64_t n); /* router rows, in the level's F32 order */
@@ -93,14 +104,16 @@ typedef struct cot_kernels {
     void (*kv_load)(cot_type type, float *dst, const void *src, int n);
 
     /* For each of n_q queries (dk floats each, q_stride floats apart), over its positions [from[i], to[i]) of
-     * the chunk: z_j = scale · q·k_j, softcapped by cap·tanh(z/cap) when cap > 0; writes the chunk's own state
-     * st[i] and acc[i · acc_stride …] (overwritten; an empty range gives the empty state, acc zeroed). */
+     * the chunk: z_j = scale · q·k_j, softcapped by cap·tanh(z/cap) when cap > 0; writes the chunk's own
+     * state st[i] and acc[i · acc_stride …] (overwritten; an empty range gives the empty state, acc zeroed).
+     */
     void (*attn_chunk)(const cot__kv_chunk *kv, const float *q, size_t q_stride, int n_q, const int *from,
                        const int *to, float scale, float softcap, cot__attn_state *st, float *acc,
                        size_t acc_stride);
     /* Folds (b, bacc) into (a, aacc); called in ascending chunk order. */
     void (*attn_merge)(cot__attn_state *a, float *aacc, const cot__attn_state *b, const float *bacc, int dv);
-    /* Closes a query: adds the sink logit when not NULL, divides by l; out gets dv floats. l = 0 gives zeros. */
+    /* Closes a query: adds the sink logit when not NULL, divides by l; out gets dv floats. l = 0 gives zeros.
+     */
     void (*attn_finish)(const cot__attn_state *a, const float *aacc, const float *sink, float *out, int dv);
 
     /* x ← e^{x − max} / Σ; max and Σ in F32, ascending. */

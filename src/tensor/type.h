@@ -28,7 +28,10 @@ size_t cot__row_bytes(cot_type type, int64_t n);
 float cot__f16_to_f32(uint16_t h);
 uint16_t cot__f32_to_f16(float f); /* round to nearest even */
 static inline float cot__bf16_to_f32(uint16_t h) {
-    union { uint32_t u; float f; } v = {(uint32_t)h << 16};
+    union {
+        uint32_t u;
+        float f;
+    } v = {(uint32_t)h << 16};
     return v.f;
 }
 uint16_t cot__f32_to_bf16(float f); /* round to nearest even, NaN kept */
