@@ -21,44 +21,54 @@ void cot__fault_set(cot__fault_kind kind, uint64_t nth) {
     atomic_store(&faults[kind].on, true);
 }
 
-uint64_t cot__fault_count(cot__fault_kind kind) {
-    return atomic_load(&faults[kind].seen);
-}
+uint64_t cot__fault_count(cot__fault_kind kind) { return atomic_load(&faults[kind].seen); }
 
 bool cot__fault_hit(cot__fault_kind kind) {
     if (!atomic_load_explicit(&faults[kind].on, memory_order_relaxed)) return false;
     return atomic_fetch_add(&faults[kind].seen, 1) + 1 == atomic_load(&faults[kind].nth);
 }
 
+static atomic_size_t live;
+
+static void *count(void *p) {
+    if (p) atomic_fetch_add_explicit(&live, 1, memory_order_relaxed);
+    return p;
+}
+
+size_t cot__alloc_live(void) { return atomic_load_explicit(&live, memory_order_relaxed); }
+
 void *cot__alloc(size_t bytes) {
     if (cot__fault_hit(COT__FAULT_ALLOC)) return NULL;
-    return malloc(bytes ? bytes : 1);
+    return count(malloc(bytes ? bytes : 1));
 }
 
-void *cot__alloc_zero(size_t count, size_t size) {
-    if (cot__fault_hit(COT__FAULT_ALLOC)) return NULL;
-    return calloc(count ? count : 1, size ? size : 1);
+void *cot__alloc_zero(size_t n, size_t size) {
+    size_t bytes; /* checked here, too: sanitizers stop at an overflow inside calloc */
+    if (cot__mul_overflow(n, size, &bytes) || cot__fault_hit(COT__FAULT_ALLOC)) return NULL;
+    return count(calloc(n ? n : 1, size ? size : 1));
 }
 
-void *cot__alloc_array(size_t count, size_t size) {
+void *cot__alloc_array(size_t n, size_t size) {
     size_t bytes;
-    return cot__mul_overflow(count, size, &bytes) ? NULL : cot__alloc(bytes);
+    return cot__mul_overflow(n, size, &bytes) ? NULL : cot__alloc(bytes);
 }
 
-void *cot__realloc_array(void *p, size_t count, size_t size) {
+void *cot__realloc_array(void *p, size_t n, size_t size) {
     size_t bytes;
-    if (cot__mul_overflow(count, size, &bytes) || cot__fault_hit(COT__FAULT_ALLOC)) return NULL;
-    return realloc(p, bytes ? bytes : 1);
+    if (cot__mul_overflow(n, size, &bytes) || cot__fault_hit(COT__FAULT_ALLOC)) return NULL;
+    void *q = realloc(p, bytes ? bytes : 1);
+    return p ? q : count(q);
 }
 
 void *cot__alloc_aligned(size_t alignment, size_t bytes) {
     size_t rounded;
     if (cot__add_overflow(bytes, alignment - 1, &rounded) || cot__fault_hit(COT__FAULT_ALLOC)) return NULL;
     rounded &= ~(alignment - 1);
-    return aligned_alloc(alignment, rounded ? rounded : alignment);
+    return count(aligned_alloc(alignment, rounded ? rounded : alignment));
 }
 
 void cot__free(void *p) {
+    if (p) atomic_fetch_sub_explicit(&live, 1, memory_order_relaxed);
     free(p);
 }
 
@@ -70,9 +80,7 @@ char *cot__strndup(const char *s, size_t n) {
     return copy;
 }
 
-char *cot__strdup(const char *s) {
-    return cot__strndup(s, strlen(s));
-}
+char *cot__strdup(const char *s) { return cot__strndup(s, strlen(s)); }
 
 /* ---- arena ---- */
 
@@ -151,9 +159,7 @@ void cot__arena_reset(cot__arena *a) {
     a->used = 0;
 }
 
-size_t cot__arena_mark(const cot__arena *a) {
-    return a->now ? a->now->start + a->used : 0;
-}
+size_t cot__arena_mark(const cot__arena *a) { return a->now ? a->now->start + a->used : 0; }
 
 void cot__arena_rewind(cot__arena *a, size_t mark) {
     size_t start = 0;
@@ -168,12 +174,8 @@ void cot__arena_rewind(cot__arena *a, size_t mark) {
     }
 }
 
-size_t cot__arena_used(const cot__arena *a) {
-    return cot__arena_mark(a);
-}
-size_t cot__arena_reserved(const cot__arena *a) {
-    return a->reserved;
-}
+size_t cot__arena_used(const cot__arena *a) { return cot__arena_mark(a); }
+size_t cot__arena_reserved(const cot__arena *a) { return a->reserved; }
 
 /* ---- growing buffer ---- */
 

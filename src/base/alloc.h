@@ -11,6 +11,7 @@ void *cot__alloc_array(size_t count, size_t size);            /* overflow-checke
 void *cot__realloc_array(void *p, size_t count, size_t size); /* on failure p stays valid */
 void *cot__alloc_aligned(size_t alignment, size_t bytes);     /* power of two; freed by cot__free */
 void cot__free(void *p);                                      /* NULL is allowed */
+size_t cot__alloc_live(void);                                 /* blocks not freed yet, for leak tests */
 char *cot__strdup(const char *s);
 char *cot__strndup(const char *s, size_t n); /* n bytes, terminated; embedded NULs kept */
 

@@ -65,15 +65,9 @@ void cot__file_close(cot__file **file) {
     *file = NULL;
 }
 
-const char *cot__file_path(const cot__file *f) {
-    return f->path;
-}
-uint64_t cot__file_size(const cot__file *f) {
-    return f->size;
-}
-int cot__file_fd(const cot__file *f) {
-    return f->fd;
-}
+const char *cot__file_path(const cot__file *f) { return f->path; }
+uint64_t cot__file_size(const cot__file *f) { return f->size; }
+int cot__file_fd(const cot__file *f) { return f->fd; }
 
 cot_status cot__file_read(cot__file *f, uint64_t offset, void *dst, size_t n, cot_error *err) {
     char *p = dst;
@@ -137,9 +131,7 @@ cot_status cot__file_slurp(const char *path, size_t max, char **out, size_t *len
     return s;
 }
 
-bool cot__path_exists(const char *path) {
-    return access(path, F_OK) == 0;
-}
+bool cot__path_exists(const char *path) { return access(path, F_OK) == 0; }
 
 bool cot__path_is_dir(const char *path) {
     struct stat st;
@@ -257,9 +249,7 @@ cot_status cot__writer_put_at(cot__writer *w, uint64_t offset, const void *bytes
     return write_all(w, offset, bytes, n, err);
 }
 
-uint64_t cot__writer_offset(const cot__writer *w) {
-    return w->offset;
-}
+uint64_t cot__writer_offset(const cot__writer *w) { return w->offset; }
 
 void cot__writer_abort(cot__writer **writer) {
     if (!writer || !*writer) return;

@@ -108,9 +108,7 @@ bool cot__map_get(const cot__map *m, const void *key, size_t len, uint64_t *valu
     return true;
 }
 
-size_t cot__map_count(const cot__map *m) {
-    return m->count;
-}
+size_t cot__map_count(const cot__map *m) { return m->count; }
 
 uint64_t cot__random_u64(uint64_t seed, uint32_t purpose, uint64_t a, uint64_t b) {
     uint64_t h = mix(seed + 0x9e3779b97f4a7c15ull);

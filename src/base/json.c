@@ -9,9 +9,7 @@
 #include "base/file.h"
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static void use_our_memory(void) {
-    json_set_alloc_funcs(cot__alloc, cot__free);
-}
+static void use_our_memory(void) { json_set_alloc_funcs(cot__alloc, cot__free); }
 
 cot_status cot__json_parse(json_t **out, const char *file, const char *text, size_t n, cot_error *err) {
     pthread_once(&once, use_our_memory);

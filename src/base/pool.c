@@ -147,9 +147,7 @@ void cot__pool_free(cot__pool **pool) {
     *pool = NULL;
 }
 
-int cot__pool_threads(const cot__pool *p) {
-    return p ? p->n_threads : 1;
-}
+int cot__pool_threads(const cot__pool *p) { return p ? p->n_threads : 1; }
 
 /* An item that a worker has claimed must finish; the waits grow so that it gets a core. */
 static void await_done(cot__pool *p, size_t items) {

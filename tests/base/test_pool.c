@@ -1,0 +1,150 @@
+/* The thread pool: every item once, results by item, refused threads, many small jobs, idle workers. */
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/alloc.h"
+#include "base/pool.h"
+#include "torture.h"
+
+enum { N = 1000 };
+
+typedef struct job {
+    atomic_int count[N];
+    uint64_t value[N];
+    atomic_int bad_thread;
+    int threads;
+    uint64_t salt;
+} job;
+
+static void item(void *arg, size_t i, int thread) {
+    job *j = arg;
+    atomic_fetch_add(&j->count[i], 1);
+    if (thread < 0 || thread >= j->threads) atomic_store(&j->bad_thread, 1);
+    j->value[i] = i * i + j->salt;
+}
+
+static void run_and_check(cot__pool *p, size_t items, uint64_t salt) {
+    static job j;
+    memset(&j, 0, sizeof j);
+    j.threads = cot__pool_threads(p);
+    j.salt = salt;
+    cot__pool_run(p, item, &j, items);
+    for (size_t i = 0; i < N; i++) {
+        assert_int_equal(atomic_load(&j.count[i]), i < items);
+        if (i < items) assert_int_equal(j.value[i], i * i + salt);
+    }
+    assert_int_equal(atomic_load(&j.bad_thread), 0);
+}
+
+static void every_item_runs_once(void **state) {
+    run_and_check(NULL, N, 1);
+    for (int threads = 1; threads <= 8; threads++) {
+        cot__pool *p = NULL;
+        assert_int_equal(cot__pool_create(&p, threads, NULL), COT_OK);
+        assert_int_equal(cot__pool_threads(p), threads);
+        for (size_t items = 0; items < 40; items++) run_and_check(p, items, items);
+        run_and_check(p, N, 3);
+        cot__pool_free(&p);
+        assert_null(p);
+        cot__pool_free(&p);
+    }
+}
+
+static void many_small_jobs_with_pauses(void **state) {
+    cot__pool *p = NULL;
+    assert_int_equal(cot__pool_create(&p, 4, NULL), COT_OK);
+    for (int i = 0; i < 3000; i++) {
+        run_and_check(p, (size_t)(i % 7), (uint64_t)i);
+        if (i % 100 == 0) usleep(2000); /* long enough for the workers to fall asleep */
+    }
+    cot__pool_free(&p);
+}
+
+static void refused_threads_are_done_without(void **state) {
+    for (uint64_t nth = 1; nth <= 3; nth++) {
+        cot__pool *p = NULL;
+        cot__fault_set(COT__FAULT_THREAD, nth);
+        assert_int_equal(cot__pool_create(&p, 4, NULL), COT_OK);
+        cot__fault_set(COT__FAULT_THREAD, 0);
+        assert_int_equal(cot__pool_threads(p), nth);
+        run_and_check(p, N, 9);
+        cot__pool_free(&p);
+    }
+}
+
+static void bad_counts_and_no_memory(void **state) {
+    cot__pool *p = NULL;
+    cot_error e;
+    assert_int_equal(cot__pool_create(&p, -1, &e), COT_ARGUMENT);
+    assert_int_equal(cot__pool_create(&p, 5000, &e), COT_ARGUMENT);
+    assert_string_equal(e.field, "threads");
+    COT_TORTURE(COT__FAULT_ALLOC, {
+        cot_status s = cot__pool_create(&p, 3, &e);
+        cot__pool_free(&p);
+        COT_TORTURE_RESULT(s);
+    });
+    assert_int_equal(cot__pool_create(&p, 0, NULL), COT_OK);
+    assert_int_equal(cot__pool_threads(p), cot__cpu_cores());
+    cot__pool_free(&p);
+    assert_true(cot__cpu_cores() >= 1);
+    assert_true(cot__cpu_cores() <= sysconf(_SC_NPROCESSORS_ONLN));
+}
+
+static double cpu_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void an_idle_pool_costs_nothing(void **state) {
+    cot__pool *p = NULL;
+    assert_int_equal(cot__pool_create(&p, 4, NULL), COT_OK);
+    run_and_check(p, 100, 1);
+    usleep(100000);
+    double before = cpu_seconds();
+    double t = cot__now();
+    usleep(300000);
+    assert_true(cot__now() - t >= 0.29);
+    assert_true(cpu_seconds() - before < 0.05);
+    run_and_check(p, 100, 2);
+    cot__pool_free(&p);
+}
+
+static volatile pthread_t signalled;
+static void on_signal(int number) { signalled = pthread_self(); }
+
+static void workers_take_no_signals(void **state) {
+    cot__pool *p = NULL;
+    assert_int_equal(cot__pool_create(&p, 4, NULL), COT_OK);
+    signal(SIGUSR1, on_signal);
+    for (int i = 0; i < 20; i++) {
+        signalled = (pthread_t)0;
+        kill(getpid(), SIGUSR1);
+        assert_true(pthread_equal(signalled, pthread_self()));
+    }
+    signal(SIGUSR1, SIG_DFL);
+    cot__pool_free(&p);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_item_runs_once),
+        cmocka_unit_test(many_small_jobs_with_pauses),
+        cmocka_unit_test(refused_threads_are_done_without),
+        cmocka_unit_test(bad_counts_and_no_memory),
+        cmocka_unit_test(an_idle_pool_costs_nothing),
+        cmocka_unit_test(workers_take_no_signals),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
