@@ -1,0 +1,157 @@
+/* Owns: the computation of all chosen experts of a layer in three parallel jobs: gate and up with the activation,
+ * encoding of the hidden rows, down with the weighted sum. Each output value is made by one work item that adds
+ * the experts in the order given, so threads and batches cannot change it. */
+#include <string.h>
+
+#include "base/error.h"
+#include "moe/moe.h"
+
+enum { CHUNK = 64 }; /* weight rows per work item */
+
+typedef struct slot_range {
+    const cot__expert_rows *g;
+    size_t slot;  /* first hidden row */
+    size_t item;  /* first work item of the gate/up job */
+    int64_t d_ff;
+    const void *act_gate, *act_up;
+    size_t act_gate_stride, act_up_stride;
+    cot__gemm_fn *gemm_gate, *gemm_up, *gemm_down;
+    cot_act act_down;
+} slot_range;
+
+typedef struct experts_job {
+    cot__ops *c;
+    const cot__ffn *ffn;
+    slot_range *r;
+    int n;
+    cot__rows *x;
+    float *hidden;
+    size_t h_stride; /* floats */
+    char *enc;
+    size_t enc_stride; /* bytes */
+    float *scratch;    /* per thread */
+    size_t scratch_floats;
+    float *out;
+    size_t out_stride;
+    int64_t n_embd, n_rows;
+} experts_job;
+
+static void add_bias(const cot_view *b, int64_t r0, int64_t n, float *rows, size_t stride, int64_t m) {
+    if (!b->data) return;
+    float tmp[CHUNK];
+    const cot__type_info *t = cot__type(b->type);
+    t->decode((const char *)b->data + (size_t)r0 * (size_t)t->bytes, tmp, n);
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j++) rows[(size_t)i * stride + (size_t)j] += tmp[j];
+}
+
+static void gate_up_item(void *arg, size_t item, int thread) {
+    experts_job *j = arg;
+    int lo = 0, hi = j->n - 1;
+    while (lo < hi) { /* last range whose first item is ≤ item */
+        int mid = (lo + hi + 1) / 2;
+        if (j->r[mid].item <= item) lo = mid;
+        else hi = mid - 1;
+    }
+    slot_range *s = &j->r[lo];
+    const cot__expert *e = s->g->expert;
+    const cot_view *gate = &e->part[COT__GATE], *up = &e->part[COT__UP];
+    int64_t r0 = (int64_t)(item - s->item) * CHUNK, r1 = r0 + CHUNK < s->d_ff ? r0 + CHUNK : s->d_ff, n = r1 - r0;
+    int64_t m = s->g->n;
+    float *h = j->hidden + s->slot * j->h_stride; /* column r of row i: h[i · stride + r] */
+    float *u = j->scratch + (size_t)thread * j->scratch_floats;
+    if (!gate->data) { /* a plain MLP: act(up x) */
+        s->gemm_up(up, r0, r1, s->act_up, s->act_up_stride, s->g->rows, m, h, j->h_stride);
+        add_bias(&e->part[COT__UP_B], r0, n, h + r0, j->h_stride, m);
+        for (int64_t i = 0; i < m; i++) {
+            float *y = h + (size_t)i * j->h_stride + r0;
+            j->c->k->glu(j->ffn->act, y, y, NULL, n, j->ffn->alpha, j->ffn->limit);
+        }
+        return;
+    }
+    s->gemm_gate(gate, r0, r1, s->act_gate, s->act_gate_stride, s->g->rows, m, h, j->h_stride);
+    s->gemm_up(up, r0, r1, s->act_up, s->act_up_stride, s->g->rows, m, u - r0, CHUNK);
+    add_bias(&e->part[COT__GATE_B], r0, n, h + r0, j->h_stride, m);
+    add_bias(&e->part[COT__UP_B], r0, n, u, CHUNK, m);
+    for (int64_t i = 0; i < m; i++) {
+        float *y = h + (size_t)i * j->h_stride + r0;
+        j->c->k->glu(j->ffn->act, y, y, u + (size_t)i * CHUNK, n, j->ffn->alpha, j->ffn->limit);
+    }
+}
+
+static void encode_item(void *arg, size_t item, int thread) {
+    experts_job *j = arg;
+    const slot_range *s = &j->r[item];
+    if (s->act_down == COT_ACT_F32) return;
+    for (int i = 0; i < s->g->n; i++) {
+        size_t slot = s->slot + (size_t)i;
+        j->c->k->act_encode[s->act_down](j->hidden + slot * j->h_stride, j->enc + slot * j->enc_stride, s->d_ff);
+    }
+}
+
+static void down_item(void *arg, size_t item, int thread) {
+    experts_job *j = arg;
+    int64_t r0 = (int64_t)item * CHUNK, r1 = r0 + CHUNK < j->n_embd ? r0 + CHUNK : j->n_embd, n = r1 - r0;
+    float *tmp = j->scratch + (size_t)thread * j->scratch_floats;
+    for (int64_t i = 0; i < j->n_rows; i++) memset(j->out + (size_t)i * j->out_stride + r0, 0, (size_t)n * sizeof(float));
+    for (int e = 0; e < j->n; e++) {
+        const slot_range *s = &j->r[e];
+        const void *act = s->act_down == COT_ACT_F32 ? (const void *)(j->hidden + s->slot * j->h_stride)
+                                                     : (const void *)(j->enc + s->slot * j->enc_stride);
+        size_t stride = s->act_down == COT_ACT_F32 ? j->h_stride * sizeof(float) : j->enc_stride;
+        s->gemm_down(&s->g->expert->part[COT__DOWN], r0, r1, act, stride, NULL, s->g->n, tmp - r0, CHUNK);
+        add_bias(&s->g->expert->part[COT__DOWN_B], r0, n, tmp, CHUNK, s->g->n);
+        for (int i = 0; i < s->g->n; i++) {
+            size_t row = s->g->rows ? (size_t)s->g->rows[i] : (size_t)i;
+            float *y = j->out + row * j->out_stride + r0;
+            float w = s->g->weights ? s->g->weights[i] : 1.0f;
+            j->c->k->add_scaled(y, tmp + (size_t)i * CHUNK, w, n);
+        }
+    }
+}
+
+static cot_status bind_range(cot__ops *c, slot_range *s, cot__rows *x, cot_error *err) {
+    const cot__expert *e = s->g->expert;
+    const cot_view *gate = &e->part[COT__GATE], *up = &e->part[COT__UP], *down = &e->part[COT__DOWN];
+    s->gemm_gate = gate->data ? cot__gemm_for(c, gate->type) : NULL;
+    s->gemm_up = cot__gemm_for(c, up->type);
+    s->gemm_down = cot__gemm_for(c, down->type);
+    if ((gate->data && !s->gemm_gate) || !s->gemm_up || !s->gemm_down)
+        return cot__fail(err, COT_UNSUPPORTED, NULL, "experts", "no product with weights of this type");
+    if (gate->data) COT_TRY(cot__rows_encode(c, x, gate->type, &s->act_gate, &s->act_gate_stride, err));
+    COT_TRY(cot__rows_encode(c, x, up->type, &s->act_up, &s->act_up_stride, err));
+    s->act_down = cot__act_for(c, down->type);
+    return COT_OK;
+}
+
+cot_status cot__experts_compute(cot__ops *c, const cot__ffn *ffn, const cot__expert_rows *groups, int n_groups,
+                                cot__rows *x, float *out, size_t out_stride, cot_error *err) {
+    experts_job j = {.c = c, .ffn = ffn, .n = n_groups, .x = x, .out = out, .out_stride = out_stride, .n_embd = x->cols, .n_rows = x->n};
+    size_t slots = 0, items = 0, most = 1, threads = (size_t)cot__pool_threads(c->pool);
+    int64_t d_ff = 1;
+    j.r = cot__arena_alloc(c->arena, ((size_t)n_groups + 1) * sizeof *j.r);
+    if (!j.r) return cot__fail_memory(err, ((size_t)n_groups + 1) * sizeof *j.r);
+    for (int i = 0; i < n_groups; i++) {
+        slot_range *s = &j.r[i];
+        *s = (slot_range){.g = &groups[i], .slot = slots, .item = items, .d_ff = groups[i].expert->part[COT__UP].rows};
+        COT_TRY(bind_range(c, s, x, err));
+        slots += (size_t)groups[i].n;
+        items += (size_t)((s->d_ff + CHUNK - 1) / CHUNK);
+        if ((size_t)groups[i].n > most) most = (size_t)groups[i].n;
+        if (s->d_ff > d_ff) d_ff = s->d_ff;
+        size_t bytes = s->act_down == COT_ACT_F32 ? 0 : cot__act_bytes(s->act_down, s->d_ff);
+        if (bytes > j.enc_stride) j.enc_stride = bytes;
+    }
+    j.enc_stride = (j.enc_stride + 63) & ~(size_t)63;
+    j.h_stride = ((size_t)d_ff + 15) & ~(size_t)15;
+    j.scratch_floats = most * CHUNK;
+    size_t bytes = slots * j.h_stride * sizeof(float);
+    j.hidden = cot__arena_alloc(c->arena, bytes);
+    j.enc = cot__arena_alloc(c->arena, slots * j.enc_stride);
+    j.scratch = cot__arena_alloc(c->arena, threads * j.scratch_floats * sizeof(float));
+    if (!j.hidden || !j.enc || !j.scratch) return cot__fail_memory(err, bytes + slots * j.enc_stride);
+    cot__pool_run(c->pool, gate_up_item, &j, items);
+    cot__pool_run(c->pool, encode_item, &j, (size_t)n_groups);
+    cot__pool_run(c->pool, down_item, &j, (size_t)((j.n_embd + CHUNK - 1) / CHUNK));
+    return COT_OK;
+}
