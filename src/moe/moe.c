@@ -84,7 +84,7 @@ cot_status cot__moe_forward(cot__ops *c, const cot__moe *m, cot__store *store, c
     size_t mark = cot__arena_mark(c->arena);
     cot__rows local = *x; /* encoded forms made here live no longer than this call */
     cot__plan plan;
-    inverse inv;
+    inverse inv = {0};
     COT_TRY(make_plan(c, m, ctx, &local, &plan, err));
     COT_TRY(invert(&plan, c->arena, &inv, err));
     cot__lease lease;
