@@ -91,26 +91,35 @@ bool cot__slot_exists(const cot__bind *b, const char *slot, int layer) {
 static const char *path_of(const cot__bind *b) { return b->arch->source->path; }
 
 /* MXFP4 in two tensors (blocks [.., K/32, 16] with elements 2j, 2j+1 in byte j; scales [.., K/32]) becomes GGUF's
- * blocks: scale first, byte j = elements j and j + 16. Lossless. */
-static cot_status join_mxfp4(const cot__bind *b, const spelling *s, cot_view *v, cot_error *err) {
+ * blocks: scale first, byte j = elements j and j + 16. Lossless. One expert's rows first, first + step, … */
+static cot_status join_mxfp4(const cot__bind *b, const spelling *s, int expert, cot_view *v, cot_error *err) {
     const cot__tensor *x = s->tensor, *sc = s->scales;
-    int64_t groups = x->n_dims >= 3 ? x->dims[1] : 0;
-    if (x->type != COT_U8 || sc->type != COT_U8 || x->dims[0] != 16 || x->n_dims < 3 || sc->bytes * 16 != x->bytes)
+    const char *which = json_string_value(json_object_get(s->how, "rows"));
+    int64_t groups = x->dims[1], rows = x->dims[2], n = x->dims[3];
+    if (x->type != COT_U8 || sc->type != COT_U8 || x->dims[0] != 16 || x->n_dims < 3 || sc->bytes * 16 != x->bytes || groups < 1)
         return cot__fail(err, COT_FORMAT, path_of(b), x->name, "blocks must be bytes of shape [..., K/32, 16] with scales [..., K/32]");
+    if (expert >= n) return cot__fail(err, COT_FORMAT, path_of(b), x->name, "has no expert %d", expert);
+    int64_t first = 0, step = 1, count = expert < 0 ? rows * n : rows;
+    if (which && (expert < 0 || rows % 2)) return cot__fail(err, COT_FORMAT, path_of(b), x->name, "cannot be cut into gate and up");
+    if (which) count /= 2;
+    if (which && (strcmp(which, "even") == 0 || strcmp(which, "odd") == 0)) step = 2, first = which[0] == 'o';
+    else if (which && strcmp(which, "second") == 0) first = count;
     const void *pb, *ps;
     void *out;
     COT_TRY(cot__store_tensor(b->store, x, &pb, err));
     COT_TRY(cot__store_tensor(b->store, sc, &ps, err));
-    size_t n = (size_t)(x->bytes / 16);
-    COT_TRY(cot__store_derived(b->store, n * 17, &out, err));
-    for (size_t i = 0; i < n; i++) {
-        const uint8_t *src = (const uint8_t *)pb + i * 16;
-        uint8_t *dst = (uint8_t *)out + i * 17, nib[32];
-        *dst++ = ((const uint8_t *)ps)[i];
-        for (int j = 0; j < 16; j++) nib[2 * j] = src[j] & 15, nib[2 * j + 1] = src[j] >> 4;
-        for (int j = 0; j < 16; j++) dst[j] = (uint8_t)(nib[j] | nib[j + 16] << 4);
-    }
-    *v = cot__view_make(out, COT_MXFP4, (int64_t)(n / (size_t)groups), groups * 32);
+    COT_TRY(cot__store_derived(b->store, (size_t)(count * groups) * 17, &out, err));
+    uint8_t *dst = out;
+    for (int64_t r = 0; r < count; r++)
+        for (int64_t g = 0; g < groups; g++, dst += 17) {
+            size_t i = (size_t)(((expert < 0 ? 0 : expert * rows) + first + r * step) * groups + g);
+            const uint8_t *src = (const uint8_t *)pb + i * 16;
+            uint8_t nib[32];
+            dst[0] = ((const uint8_t *)ps)[i];
+            for (int j = 0; j < 16; j++) nib[2 * j] = src[j] & 15, nib[2 * j + 1] = src[j] >> 4;
+            for (int j = 0; j < 16; j++) dst[1 + j] = (uint8_t)(nib[j] | nib[j + 16] << 4);
+        }
+    *v = cot__view_make(out, COT_MXFP4, count, groups * 32);
     return COT_OK;
 }
 
@@ -233,7 +242,7 @@ static cot_status resolve(const cot__bind *b, const char *slot, int layer, int e
     const cot__tensor *x = s.tensor;
     if (name) *name = x->name;
     cot_view v;
-    if (s.scales) COT_TRY(join_mxfp4(b, &s, &v, err));
+    if (s.scales) COT_TRY(join_mxfp4(b, &s, expert, &v, err));
     else {
         if (x->type == COT_TYPE_NONE || !cot__type(x->type) || !cot__type(x->type)->decode)
             return cot__fail(err, COT_UNSUPPORTED, path_of(b), x->name, "has type %s, which this build does not compute with", cot_type_name(x->raw_type));
@@ -244,7 +253,7 @@ static cot_status resolve(const cot__bind *b, const char *slot, int layer, int e
         v = cot__view_make(p, x->type, rows, x->dims[0]);
         if (bias && expert < 0) v = cot__view_make(p, x->type, 1, rows * x->dims[0]);
     }
-    if (expert >= 0 && !s.per_expert) { /* a stack: the slab of this expert */
+    if (expert >= 0 && !s.per_expert && !s.scales) { /* a stack: the slab of this expert */
         int64_t n = x->dims[x->n_dims - 1];
         if (x->n_dims < 2 || expert >= n || v.rows % n) return cot__fail(err, COT_FORMAT, path_of(b), x->name, "is no stack with an expert %d", expert);
         v.rows /= n;
@@ -256,7 +265,7 @@ static cot_status resolve(const cot__bind *b, const char *slot, int layer, int e
     else if (how) {
         const char *which = json_string_value(json_object_get(how, "rows"));
         if (json_is_true(json_object_get(how, "transpose")) && !s.scales) COT_TRY(transpose(b, x, &v, err));
-        if (which) COT_TRY(take_rows(b, slot, which, &v, err));
+        if (which && !s.scales) COT_TRY(take_rows(b, slot, which, &v, err));
         if (json_object_get(how, "split")) COT_TRY(split_rows(b, slot, how, layer, &v, err));
         bool normalize = false;
         COT_TRY(cot__arch_flag(b->arch, how, "normalize_columns", layer, &normalize, err));
