@@ -1,0 +1,37 @@
+# Completion of coterie(1) for bash. The same words stand in _coterie (zsh) and coterie.fish.
+_coterie() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]}
+    local types="f32 f16 bf16 q8_0 q4_0 q5_0 q4_k q5_k q6_k mxfp4"
+    local common="--arch --threads --quiet --verbose --json --help"
+    local sampling="--temp --top-k --top-p --min-p --typical --repeat-penalty --frequency-penalty --presence-penalty --seed --stop --beams"
+    COMPREPLY=()
+    if [ "$COMP_CWORD" -eq 1 ]; then
+        mapfile -t COMPREPLY < <(compgen -W "run chat logits tokenize detokenize eval inspect bench convert help --help --version" -- "$cur")
+        return
+    fi
+    case $prev in
+    --kv) mapfile -t COMPREPLY < <(compgen -W "f16 f32 q8_0" -- "$cur"); return ;;
+    --act) mapfile -t COMPREPLY < <(compgen -W "auto f32" -- "$cur"); return ;;
+    --type) mapfile -t COMPREPLY < <(compgen -W "$types" -- "$cur"); return ;;
+    esac
+    if [[ $cur == -* ]]; then
+        local words
+        case $command in
+        run) words="$common $sampling -p -f -n --ctx --kv --act --chat" ;;
+        chat) words="$common $sampling -n --ctx --kv --act" ;;
+        logits) words="$common --tokens -o" ;;
+        tokenize) words="$common -p -f --special" ;;
+        detokenize) words="$common --tokens" ;;
+        eval) words="$common -f --ctx --stride --kv --act" ;;
+        inspect) words="$common --tensors" ;;
+        bench) words="$common -p -n -r --batch --depth --kv --machine" ;;
+        convert) words="$common --type --split-experts" ;;
+        *) words="--help" ;;
+        esac
+        mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+        return
+    fi
+    mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+    compopt -o filenames
+}
+complete -F _coterie coterie
