@@ -40,6 +40,7 @@ check: build/build.ninja
 
 # A machine's limits; with MODEL=FILE also that model's speed on it.
 bench: all
+	cmake --build build -j$(JOBS) --target benches
 	build/coterie bench --machine
 	@if [ -n "$(MODEL)" ]; then build/coterie bench "$(MODEL)"; else echo "for a model's speed: make bench MODEL=FILE"; fi
 
