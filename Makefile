@@ -61,6 +61,7 @@ asan ubsan tsan: %: build-%/build.ninja
 coverage: build-coverage/build.ninja
 	@tools/install-deps coverage
 	cmake --build build-coverage -j$(JOBS)
+	find build-coverage -name '*.gcda' -delete
 	cd build-coverage && $(CTEST)
 	gcovr --root . --filter src/ --print-summary --fail-under-line $(COVERAGE_MIN) --txt build-coverage/coverage.txt \
 	    --html-details build-coverage/coverage.html build-coverage
