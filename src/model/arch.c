@@ -95,7 +95,7 @@ static cot_status find_builtin(const cot__source *src, const cot__arch_text **ou
 }
 
 static cot_status check(const cot__arch *a, cot_error *err) {
-    static const char *const need[] = {"params", "tensors", "rope", "stack", NULL};
+    static const char *const need[] = {"params", "tensors", "rope", "stacks", NULL};
     int64_t version = 0;
     COT_TRY(cot__json_int(a->doc, a->file, "coterie_arch", 1, 1, &version, err));
     if (!version) return cot__fail(err, COT_FORMAT, a->file, "coterie_arch", "is missing; it must be 1");
