@@ -55,6 +55,7 @@ static cot_status find_one(const cot__bind *b, const char *slot, const json_t *a
     const json_t *blocks = json_object_get(alt, "blocks");
     if (blocks && !bias) n = blocks;
     const char *t = json_string_value(n);
+    if (!t && bias) return COT_OK; /* this spelling has no biases */
     if (!t) return cot__fail(err, COT_FORMAT, b->arch->file, slot, "a tensor name must be a string");
     bool own_bias_name = json_is_object(alt) && bias && json_object_get(alt, "bias");
     if (!expand(t, layer, expert, bias && !own_bias_name, name)) return COT_OK;

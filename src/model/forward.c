@@ -1,0 +1,134 @@
+/* Owns: running the steps of a model over the rows of a pass. One forward for every family. */
+#include <math.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "model/build.h"
+
+enum { HEAD_ROWS = 16 }; /* rows of logits that exist at once */
+
+static cot_status rope_tables(cot__forward *f, cot_error *err) {
+    const cot__pass *p = f->pass;
+    for (int i = 0; i < f->m->n_ropes; i++) {
+        const cot__rope *r = &f->m->rope[i];
+        int half = r->n_rot / 2;
+        const float *freq = p->long_rope && r->freq_long ? r->freq_long : r->freq;
+        float mul = p->long_rope && r->freq_long ? r->mul_long : r->mul;
+        float *cos_ = cot__arena_alloc(f->ops->arena, (size_t)(p->n * half + 1) * sizeof *cos_);
+        float *sin_ = cot__arena_alloc(f->ops->arena, (size_t)(p->n * half + 1) * sizeof *sin_);
+        if (!cos_ || !sin_) return cot__fail_memory(err, (size_t)(p->n * half) * sizeof *cos_);
+        for (int64_t row = 0; row < p->n; row++)
+            for (int j = 0; j < half; j++) {
+                double angle = (double)((float)p->pos[row] * freq[j]);
+                cos_[row * half + j] = (float)(cos(angle) * (double)mul);
+                sin_[row * half + j] = (float)(sin(angle) * (double)mul);
+            }
+        f->cos[i] = cos_;
+        f->sin[i] = sin_;
+    }
+    return COT_OK;
+}
+
+static cot_status run_step(cot__forward *f, const cot__step *s, cot_error *err) {
+    cot__ops *c = f->ops;
+    int64_t n = f->pass->n, cols = f->m->n_embd;
+    float *in = f->value[s->in], *out = f->value[s->out];
+    size_t stride = (size_t)cols, mark;
+    cot__rows x = cot__rows_of(in, stride, n, cols);
+    switch (s->kind) {
+    case COT__STEP_NORM: cot__op_norm(c, s->norm.kind, out, stride, in, stride, n, 1, cols, s->norm.w, s->norm.b, s->norm.eps); break;
+    case COT__STEP_ADD: cot__op_add(c, out, stride, in, stride, n, cols, s->scale); break;
+    case COT__STEP_ATTENTION: COT_TRY(cot__attention_forward(f, s, err)); break;
+    case COT__STEP_MLA: COT_TRY(cot__mla_forward(f, s, err)); break;
+    case COT__STEP_FFN: {
+        mark = cot__arena_mark(c->arena);
+        cot__expert_rows all = {.expert = &s->ffn->expert, .n = (int)n};
+        COT_TRY(cot__experts_compute(c, &s->ffn->ffn, &all, 1, &x, out, stride, err));
+        cot__arena_rewind(c->arena, mark);
+        break;
+    }
+    case COT__STEP_MOE: COT_TRY(cot__moe_forward(c, s->moe, f->m->store, &f->pass->moe, &x, out, stride, err)); break;
+    }
+    cot__tap(c, f->m->value_name[s->out], s->layer, out, stride, n, cols);
+    return COT_OK;
+}
+
+static cot_status run_head(cot__forward *f, cot_error *err) {
+    const cot_model *m = f->m;
+    const cot__pass *p = f->pass;
+    cot__ops *c = f->ops;
+    size_t vocab = (size_t)m->n_vocab, cols = (size_t)m->n_embd;
+    float *x = cot__arena_alloc(c->arena, HEAD_ROWS * cols * sizeof *x), *y = cot__arena_alloc(c->arena, HEAD_ROWS * vocab * sizeof *y);
+    if (!x || !y) return cot__fail_memory(err, HEAD_ROWS * vocab * sizeof *y);
+    size_t which[HEAD_ROWS];
+    int64_t row = 0;
+    while (row < p->n) {
+        int64_t k = 0;
+        for (; row < p->n && k < HEAD_ROWS; row++) {
+            if (!p->wants[row]) continue;
+            memcpy(x + (size_t)k * cols, f->value[m->head_value] + (size_t)row * cols, cols * sizeof *x);
+            which[k++] = (size_t)row;
+        }
+        if (!k) break;
+        size_t mark = cot__arena_mark(c->arena);
+        cot__rows in = cot__rows_of(x, cols, k, (int64_t)cols);
+        COT_TRY(cot__op_linear(c, &m->head, &m->head_bias, &in, y, vocab, err));
+        cot__arena_rewind(c->arena, mark);
+        if (m->logit_scale != 1.0f) cot__op_scale(c, y, vocab, k, (int64_t)vocab, m->logit_scale);
+        if (m->logit_softcap > 0)
+            for (size_t i = 0; i < (size_t)k * vocab; i++) y[i] = m->logit_softcap * tanhf(y[i] / m->logit_softcap);
+        for (int64_t i = 0; i < k; i++)
+            if (!p->logits(p->user, which[i], y + (size_t)i * vocab, m->n_vocab)) return cot__fail(err, COT_CANCELLED, NULL, NULL, "cancelled");
+    }
+    return COT_OK;
+}
+
+cot_status cot__model_forward(const cot_model *m, cot__ops *ops, const cot__pass *p, cot_error *err) {
+    cot__forward f = {.m = m, .ops = ops, .pass = p};
+    size_t cols = (size_t)m->n_embd;
+    if (!ops->tape) cot__arena_reset(ops->arena);
+    for (int i = 0; i < m->n_values; i++) {
+        f.value[i] = cot__arena_alloc(ops->arena, (size_t)p->n * cols * sizeof(float));
+        if (!f.value[i]) return cot__fail_memory(err, (size_t)p->n * cols * sizeof(float));
+    }
+    COT_TRY(rope_tables(&f, err));
+    cot__op_embed(ops, &m->embed, p->tokens, p->n, f.value[0], cols, m->embed_scale);
+    cot__tap(ops, "embed", -1, f.value[0], cols, p->n, m->n_embd);
+    for (size_t i = 0; i < m->n_steps; i++) COT_TRY(run_step(&f, &m->steps[i], err));
+    bool any = false;
+    for (int64_t i = 0; i < p->n; i++) any |= p->wants[i];
+    return any && p->logits ? run_head(&f, err) : COT_OK;
+}
+
+/* An upper bound made of what each step takes at most; the arena's chunks round it up. */
+uint64_t cot__model_scratch(const cot_model *m, int64_t n, int threads) {
+    uint64_t most = 0, rows = (uint64_t)n, values = rows * (uint64_t)m->n_embd * 4 * (uint64_t)m->n_values;
+    for (size_t i = 0; i < m->n_steps; i++) {
+        const cot__step *s = &m->steps[i];
+        uint64_t need = rows * (uint64_t)m->n_embd * 5;
+        if (s->kind == COT__STEP_ATTENTION) {
+            const cot__attn_block *a = s->attn;
+            need += rows * 4 * (uint64_t)(2 * a->heads * (a->dk + a->dv) + a->kv_heads * (a->dk + a->dv)) + (uint64_t)threads * 64 * 4 * (uint64_t)(a->dk + 2 * a->dv);
+        } else if (s->kind == COT__STEP_MLA) {
+            const cot__mla_block *a = s->mla;
+            need += rows * 4 * (uint64_t)(a->heads * (a->nope + 2 * a->rot + 2 * a->kv_rank + 2 * a->dv) + a->kv_rank + a->rot + a->q_rank);
+        } else if (s->kind == COT__STEP_FFN || s->kind == COT__STEP_MOE) {
+            bool moe = s->kind == COT__STEP_MOE;
+            uint64_t d_ff = moe ? 0 : (uint64_t)s->ffn->expert.part[COT__UP].rows, k = moe ? (uint64_t)s->moe->router.k : 1;
+            if (moe) {
+                cot__lease lease;
+                int32_t first = 0;
+                if (cot__store_acquire(m->store, s->moe->bank, &first, 1, &lease, NULL) == COT_OK) {
+                    d_ff = (uint64_t)cot__lease_expert(&lease, 0)->part[COT__UP].rows;
+                    cot__store_release(m->store, &lease);
+                }
+                if (s->moe->has_shared) k++;
+                need += rows * (uint64_t)s->moe->router.n_experts * 4;
+            }
+            need += rows * k * (d_ff * 6 + 32) + (uint64_t)threads * rows * 64 * 4;
+        }
+        if (need > most) most = need;
+    }
+    uint64_t head = HEAD_ROWS * (uint64_t)(m->n_vocab + 2 * m->n_embd) * 4;
+    return values + (head > most ? head : most) + (4u << 20);
+}
