@@ -24,7 +24,8 @@ deps:
 	@tools/install-deps build
 
 demo: all
-	tools/demo
+	cmake --build build -j$(JOBS) --target experts_picture
+	DEMO_MODEL="$(DEMO_MODEL)" tools/demo
 
 test: build/build.ninja
 	cmake --build build -j$(JOBS)
