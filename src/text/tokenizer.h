@@ -13,9 +13,10 @@ typedef struct cot__vocab_str {
     size_t len;
 } cot__vocab_str;
 typedef struct cot__vocab {
-    const char *file;  /* for errors */
-    const char *model; /* "gpt2" (byte-level BPE), "llama" (SentencePiece BPE), "t5" (unigram) */
-    const char *pre;   /* "qwen2", "llama-bpe", …; may be NULL (then "default") */
+    const char *file; /* for errors */
+    const char
+        *model; /* "gpt2" (byte-level BPE), "llama" (SentencePiece BPE), "t5" (unigram), "gemma4" (BPE) */
+    const char *pre; /* "qwen2", "llama-bpe", …; may be NULL (then "default") */
     const cot__vocab_str *tokens;
     size_t n_tokens;
     const float *scores;  /* n_tokens or NULL */
@@ -61,7 +62,9 @@ int32_t cot__tokenizer_find(const cot__tokenizer *t, const char *text, size_t le
 bool cot__tokenizer_is_control(const cot__tokenizer *t, int32_t id);
 
 /* What the GGUF writer needs, for converting a tokenizer.json: filled with borrowed arrays that live as long
- * as the tokenizer. NULL tokens mean padding ids. */
-cot_status cot__tokenizer_export(const cot__tokenizer *t, cot__vocab *out, cot_error *err);
+ * as the tokenizer. NULL tokens mean padding ids. The name of the pre-tokenizer is found by its expressions;
+ * UNSUPPORTED when no name stands for them, unless `pre` (else NULL) says which to write. Call it from one
+ * thread: it builds what it lends out at the first call. */
+cot_status cot__tokenizer_export(cot__tokenizer *t, const char *pre, cot__vocab *out, cot_error *err);
 
 #endif
