@@ -70,8 +70,25 @@ static int cgroup_cpus(void) {
     return least;
 }
 
-int cot__cpu_cores(void) {
+int cot__cpu_list(int *cpus, int max) {
     cpu_set_t set[8]; /* 8192 CPUs; the kernel refuses a mask that is too small for the machine */
+    int n = 0, limit = (int)sizeof set * 8;
+    CPU_ZERO_S(sizeof set, set);
+    if (sched_getaffinity(0, sizeof set, set) != 0) return 0;
+    for (int siblings = 0; siblings < 2; siblings++) {
+        for (int i = 0; i < limit && n < max; i++) {
+            if (!CPU_ISSET_S((size_t)i, sizeof set, set)) continue;
+            int first = first_sibling(i);
+            bool other =
+                first != i && first >= 0 && first < limit && CPU_ISSET_S((size_t)first, sizeof set, set);
+            if (other == (siblings == 1)) cpus[n++] = i;
+        }
+    }
+    return n;
+}
+
+int cot__cpu_cores(void) {
+    cpu_set_t set[8];
     int cores = 0, limit = (int)sizeof set * 8;
     CPU_ZERO_S(sizeof set, set);
     if (sched_getaffinity(0, sizeof set, set) != 0) return 1;

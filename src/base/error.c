@@ -83,16 +83,17 @@ static cot_status fill(cot_error *err, cot_status status, const char *file, cons
     return status;
 }
 
-cot_status cot__fail(cot_error *err, cot_status status, const char *file, const char *field, const char *fmt,
-                     ...) {
+cot_status cot__fail_fill(cot_error *err, cot_status status, const char *file, const char *field,
+                          const char *fmt, ...) {
     va_list ap;
+    if (status == COT_OK) status = COT_INTERNAL;
     va_start(ap, fmt);
     fill(err, status, file, field, fmt, ap);
     va_end(ap);
     return status;
 }
 
-cot_status cot__fail_errno(cot_error *err, const char *file, const char *field, const char *fmt, ...) {
+cot_status cot__fail_errno_fill(cot_error *err, const char *file, const char *field, const char *fmt, ...) {
     int code = errno;
     char text[256], reason[128];
     va_list ap;
@@ -107,7 +108,7 @@ cot_status cot__fail_errno(cot_error *err, const char *file, const char *field, 
                      file, field, "%s: %s", text, r);
 }
 
-cot_status cot__fail_memory(cot_error *err, size_t bytes) {
+cot_status cot__fail_memory_fill(cot_error *err, size_t bytes) {
     return cot__fail(err, COT_NO_MEMORY, NULL, NULL, "out of memory (%zu bytes asked for)", bytes);
 }
 

@@ -8,17 +8,21 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
 
-enum { SPINS = 4000, YIELDS = 20, WAIT_YIELDS = 2000 };
+enum { SPINS = 4000, YIELDS = 20, WAIT_YIELDS = 2000, PACKED_PASSES = 3 };
 
 typedef struct worker {
     cot__pool *pool;
     int id;
     pthread_t thread;
+    atomic_int seen; /* CPU of the last job it had a part in; −1: none since enter */
+    atomic_int want; /* CPU to be bound to; −1: none */
 } worker;
 
 /* `ticket` holds the job's number (high half) and the next item to claim (low half). A claim is one
@@ -34,8 +38,11 @@ struct cot__pool {
     atomic_bool stop;
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    worker *workers;
-    int n_threads; /* caller included */
+    worker *workers; /* [0] stands for the caller */
+    int n_threads;   /* caller included */
+    int packed;      /* passes in a row that shared CPUs */
+    bool may_bind, bound, inside;
+    cpu_set_t callers; /* the caller's own affinity, while inside and bound */
 };
 
 #define CLOSED 0xffffffffull /* item part: nothing to claim */
@@ -49,7 +56,7 @@ static inline void relax(void) {
 }
 
 /* Claims and runs items of job `number` until none is left or another job has begun. */
-static void work(cot__pool *p, unsigned number, int thread) {
+static size_t work(cot__pool *p, unsigned number, int thread) {
     size_t finished = 0;
     cot__pool_fn *fn = atomic_load_explicit(&p->fn, memory_order_acquire);
     void *arg = atomic_load_explicit(&p->arg, memory_order_acquire);
@@ -62,6 +69,7 @@ static void work(cot__pool *p, unsigned number, int thread) {
         t = atomic_load(&p->ticket);
     }
     if (finished) atomic_fetch_add_explicit(&p->done, finished, memory_order_release);
+    return finished;
 }
 
 /* Waits until a job other than `seen` is open, or the pool stops; returns its number. */
@@ -83,13 +91,26 @@ static unsigned await_job(cot__pool *p, unsigned seen) {
     return (unsigned)(t >> 32);
 }
 
+/* Binds the calling thread; what the system refuses is no failure. */
+static void bind_to(int cpu) {
+    cpu_set_t set;
+    if (cpu < 0 || cpu >= CPU_SETSIZE) return;
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    (void)sched_setaffinity(0, sizeof set, &set);
+}
+
 static void *worker_main(void *arg) {
     worker *w = arg;
     unsigned seen = 0;
+    int bound = -1;
     for (;;) {
         seen = await_job(w->pool, seen);
         if (atomic_load(&w->pool->stop)) return NULL;
-        work(w->pool, seen, w->id);
+        int want = atomic_load_explicit(&w->want, memory_order_relaxed);
+        if (want != bound) bind_to(bound = want);
+        int cpu = sched_getcpu();
+        if (work(w->pool, seen, w->id)) atomic_store_explicit(&w->seen, cpu, memory_order_relaxed);
     }
 }
 
@@ -99,6 +120,52 @@ static void wake_sleepers(cot__pool *p) {
     pthread_cond_broadcast(&p->wake);
     pthread_mutex_unlock(&p->lock);
 }
+
+/* Gives each thread a CPU of its own, where the affinity mask has that many. */
+static void assign_cpus(cot__pool *p) {
+    enum { MOST = 1024 };
+    int cpus[MOST], n = cot__cpu_list(cpus, MOST), here = sched_getcpu(), start = 0;
+    p->may_bind = false; /* once */
+    if (n < p->n_threads || p->n_threads < 2) return;
+    while (start < n && cpus[start] != here) start++; /* the caller stays where it is */
+    for (int i = 0; i < p->n_threads; i++)
+        atomic_store_explicit(&p->workers[i].want, cpus[(start + i) % n], memory_order_relaxed);
+    p->bound = true;
+    cot__log(COT_LOG_DEBUG, "threads: bound %d threads to a CPU each", p->n_threads);
+}
+
+void cot__pool_enter(cot__pool *p) {
+    if (!p || p->n_threads < 2) return;
+    p->inside = true;
+    for (int i = 1; i < p->n_threads; i++)
+        atomic_store_explicit(&p->workers[i].seen, -1, memory_order_relaxed);
+    if (!p->bound) return;
+    if (sched_getaffinity(0, sizeof p->callers, &p->callers) != 0) CPU_ZERO(&p->callers);
+    bind_to(atomic_load_explicit(&p->workers[0].want, memory_order_relaxed));
+}
+
+/* Whether two threads that had a part in the pass were last on one CPU. */
+static bool is_packed(const cot__pool *p) {
+    for (int i = 0; i < p->n_threads; i++) {
+        int a = i ? atomic_load_explicit(&p->workers[i].seen, memory_order_relaxed) : sched_getcpu();
+        for (int j = i + 1; a >= 0 && j < p->n_threads; j++)
+            if (atomic_load_explicit(&p->workers[j].seen, memory_order_relaxed) == a) return true;
+    }
+    return false;
+}
+
+void cot__pool_leave(cot__pool *p) {
+    if (!p || !p->inside) return;
+    p->inside = false;
+    if (p->bound) {
+        if (CPU_COUNT(&p->callers) > 0) (void)sched_setaffinity(0, sizeof p->callers, &p->callers);
+    } else if (p->may_bind) {
+        p->packed = is_packed(p) ? p->packed + 1 : 0;
+        if (p->packed >= PACKED_PASSES) assign_cpus(p);
+    }
+}
+
+bool cot__pool_bound(const cot__pool *p) { return p && p->bound; }
 
 cot_status cot__pool_create(cot__pool **out, int threads, cot_error *err) {
     if (threads < 0 || threads > 1024)
@@ -121,6 +188,8 @@ cot_status cot__pool_create(cot__pool **out, int threads, cot_error *err) {
         worker *w = &p->workers[i];
         w->pool = p;
         w->id = i;
+        atomic_store(&w->seen, -1);
+        atomic_store(&w->want, -1);
         if (cot__fault_hit(COT__FAULT_THREAD) || pthread_create(&w->thread, NULL, worker_main, w) != 0) {
             cot__log(COT_LOG_WARN, "threads: the system refused thread %d, going on with %d", i + 1, i);
             break;
@@ -128,6 +197,9 @@ cot_status cot__pool_create(cot__pool **out, int threads, cot_error *err) {
         p->n_threads = i + 1;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    const char *bind = getenv("COTERIE_BIND");
+    p->may_bind = !bind || strcmp(bind, "off") != 0;
+    if (bind && strcmp(bind, "on") == 0) assign_cpus(p);
     *out = p;
     return COT_OK;
 }

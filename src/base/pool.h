@@ -17,8 +17,19 @@ int cot__pool_threads(const cot__pool *pool);
  * pool == NULL runs in the caller. No allocation, no lock on the hot path. */
 void cot__pool_run(cot__pool *pool, cot__pool_fn *fn, void *arg, size_t items);
 
-/* CPU facts: usable physical cores, level names. */
+/* Around a stretch of jobs, such as one forward pass, by the thread that runs them; NULL is allowed, nesting
+ * is not. Some systems pack the threads of a process on few CPUs (virtual machines that save host cores do)
+ * and halve the speed. The pool notices this between enter and leave, and then binds its threads to CPUs of
+ * their own: workers for good, the calling thread from enter to leave only. COTERIE_BIND=on binds from the
+ * start, off never, auto (the default) when it is needed. Without enter and leave nothing is bound. */
+void cot__pool_enter(cot__pool *pool);
+void cot__pool_leave(cot__pool *pool);
+bool cot__pool_bound(const cot__pool *pool);
+
+/* CPU facts: usable physical cores; the CPUs of the calling thread's affinity mask, one of each physical core
+ * first (returns how many, at most max). */
 int cot__cpu_cores(void);
+int cot__cpu_list(int *cpus, int max);
 double cot__now(void); /* seconds, monotonic */
 
 #endif

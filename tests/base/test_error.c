@@ -29,6 +29,7 @@ static void message_names_file_and_field(void **state) {
     assert_string_equal(e.message, "too much");
     assert_string_equal(e.file, "");
     assert_int_equal(cot__fail(NULL, COT_IO, "f", NULL, "nobody listens"), COT_IO);
+    assert_int_equal(cot__fail(&e, COT_OK, "f", NULL, "a failure is never OK"), COT_INTERNAL);
     cot__error_clear(&e);
     assert_int_equal(e.status, COT_OK);
     assert_string_equal(e.message, "");

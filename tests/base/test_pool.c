@@ -1,5 +1,6 @@
 /* The thread pool: every item once, results by item, refused threads, many small jobs, idle workers. */
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -137,6 +138,51 @@ static void workers_take_no_signals(void **state) {
     cot__pool_free(&p);
 }
 
+static void spin(void *arg, size_t i, int thread) {
+    double end = cot__now() + 200e-6;
+    while (cot__now() < end) continue;
+    ((int *)arg)[i] = sched_getcpu();
+}
+
+/* However the system places threads: bound on request, the caller's own mask comes back, and every thread of
+ * a bound pool has a CPU of its own. */
+static void bound_threads_have_cpus_of_their_own(void **state) {
+    int cpus[8], n = cot__cpu_list(cpus, 8);
+    assert_true(n >= 1);
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < i; j++) assert_int_not_equal(cpus[i], cpus[j]);
+    cpu_set_t before, after;
+    assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
+    setenv("COTERIE_BIND", "on", 1);
+    cot__pool *p = NULL;
+    assert_int_equal(cot__pool_create(&p, 2, NULL), COT_OK);
+    assert_int_equal(cot__pool_bound(p), n >= 2);
+    int at[64], here = 0, there = 0;
+    for (int pass = 0; pass < 10; pass++) {
+        cot__pool_enter(p);
+        int mine = sched_getcpu();
+        cot__pool_run(p, spin, at, 64);
+        for (int i = 0; i < 64; i++) *(at[i] == mine ? &here : &there) += 1;
+        cot__pool_leave(p);
+    }
+    if (n >= 2) assert_true(here > 0 && there > 0);
+    cot__pool_free(&p);
+    assert_int_equal(sched_getaffinity(0, sizeof after, &after), 0);
+    assert_true(CPU_EQUAL(&before, &after));
+    setenv("COTERIE_BIND", "off", 1);
+    assert_int_equal(cot__pool_create(&p, 2, NULL), COT_OK);
+    for (int pass = 0; pass < 10; pass++) {
+        cot__pool_enter(p);
+        cot__pool_run(p, spin, at, 8);
+        cot__pool_leave(p);
+    }
+    assert_false(cot__pool_bound(p));
+    cot__pool_free(&p);
+    unsetenv("COTERIE_BIND");
+    cot__pool_enter(NULL);
+    cot__pool_leave(NULL);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_item_runs_once),
@@ -145,6 +191,7 @@ int main(void) {
         cmocka_unit_test(bad_counts_and_no_memory),
         cmocka_unit_test(an_idle_pool_costs_nothing),
         cmocka_unit_test(workers_take_no_signals),
+        cmocka_unit_test(bound_threads_have_cpus_of_their_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
