@@ -179,7 +179,7 @@ static cot_status read_file(cot__gguf *g, const char *path, cot_error *err) {
     COT_TRY(cot__file_map(g->set->files[file], &base, err));
     cursor c = {.path = path, .base = base, .size = cot__file_size(g->set->files[file]), .err = err};
     uint32_t magic, version;
-    uint64_t n_tensors, n_kv, align;
+    uint64_t n_tensors, n_kv, align = 32;
     COT_TRY(take(&c, "magic", &magic, 4));
     if (magic != 0x46554747u) return cot__fail(err, COT_FORMAT, path, "magic", "is not a GGUF file");
     COT_TRY(take(&c, "version", &version, 4));
