@@ -1,0 +1,149 @@
+/* Owns: from prompt ids to streamed text: prefill in chunks, sampling, whole UTF-8 only, stop strings, end tokens. */
+#include <string.h>
+
+#include "base/error.h"
+#include "run/generate.h"
+#include "run/session.h"
+
+void cot_generate_defaults(cot_generate_options *o) {
+    *o = (cot_generate_options){.struct_size = sizeof *o, .max_tokens = -1, .beams = 1, .beam_groups = 1, .length_penalty = 1};
+    cot_sample_defaults(&o->sample);
+}
+
+/* ---- text on its way out ---- */
+
+size_t cot__utf8_whole(const char *s, size_t n) {
+    for (size_t back = 1; back <= 3 && back <= n; back++) {
+        unsigned char c = (unsigned char)s[n - back];
+        if ((c & 0xC0) == 0x80) continue;
+        size_t need = c >= 0xF0 ? 4 : c >= 0xE0 ? 3 : c >= 0xC0 ? 2 : 1;
+        return need > back ? n - back : n;
+    }
+    return n;
+}
+
+/* Bytes from the start that cannot become part of a stop string; *found: a stop string starts right after them. */
+static size_t before_stop(const cot_generate_options *o, const char *s, size_t n, bool *found) {
+    *found = false;
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < o->n_stop; k++) {
+            size_t len = strlen(o->stop[k]), have = n - i < len ? n - i : len;
+            if (len && memcmp(s + i, o->stop[k], have) == 0) {
+                *found = have == len;
+                return i;
+            }
+        }
+    return n;
+}
+
+cot_status cot__stream_put(cot__stream *t, const char *text, size_t n, int32_t token, bool last, bool *go_on, cot_error *err) {
+    bool found = false;
+    if (!cot__buf_put(&t->buf, text, n)) return cot__fail_memory(err, n);
+    size_t ready = before_stop(t->opt, t->buf.data, t->buf.len, &found);
+    if (last && !found) ready = t->buf.len;
+    if (!last && !found) ready = cot__utf8_whole(t->buf.data, ready);
+    *go_on = !found;
+    if (found) t->stopped = true;
+    if (t->fn && !t->fn(t->user, t->buf.data, ready, token)) *go_on = false, t->cancelled = !found;
+    memmove(t->buf.data, t->buf.data + ready, t->buf.len - ready);
+    t->buf.len -= ready;
+    if (found || last) t->buf.len = 0;
+    return COT_OK;
+}
+
+/* ---- prefill ---- */
+
+static bool keep_logits(void *user, size_t row, const float *logits, int64_t n) {
+    memcpy(*(float **)user, logits, (size_t)n * sizeof *logits);
+    return true;
+}
+
+cot_status cot__prefill(cot_session *s, int32_t sequence, const int32_t *ids, size_t n, const cot_generate_options *o, float *logits, cot_error *err) {
+    size_t chunk = (size_t)s->opt.chunk;
+    cot_row *rows = cot__alloc_array(n < chunk ? n : chunk, sizeof *rows);
+    if (!rows) return cot__fail_memory(err, chunk * sizeof *rows);
+    cot_status st = COT_OK;
+    if (n > (size_t)(s->opt.n_ctx - s->seq[sequence].length))
+        st = cot__fail(err, COT_CONTEXT_FULL, NULL, "ctx", "the prompt has %zu tokens, %d positions are left; start with a larger --ctx", n, s->opt.n_ctx - s->seq[sequence].length);
+    int32_t before = s->seq[sequence].length;
+    for (size_t at = 0; at < n && st == COT_OK;) {
+        size_t m = n - at < chunk ? n - at : chunk;
+        for (size_t i = 0; i < m; i++) rows[i] = (cot_row){ids[at + i], sequence, COT_ROLE_PROMPT, at + i + 1 == n};
+        st = cot_forward(s, rows, m, keep_logits, &logits, err);
+        at += m;
+        if (st == COT_OK && o->progress && !o->progress(o->progress_user, "prefill", at, n)) st = cot__fail(err, COT_CANCELLED, NULL, NULL, "cancelled");
+    }
+    if (st != COT_OK) cot_sequence_cut(s, sequence, before, NULL);
+    cot__free(rows);
+    return st;
+}
+
+/* ---- sampling ---- */
+
+static cot_status sample_loop(cot_session *s, const cot_generate_options *o, cot_sampler *sampler, float *logits, cot__stream *t, cot_generate_result *r, cot_error *err) {
+    const cot_model *m = s->model;
+    r->stop = COT_STOP_LENGTH;
+    for (;;) {
+        int32_t token;
+        bool go_on = true;
+        if (o->max_tokens >= 0 && r->generated_tokens >= o->max_tokens) return COT_OK;
+        COT_TRY(cot_sampler_choose(sampler, logits, &token, NULL, err));
+        r->generated_tokens++;
+        if (!o->ignore_end && cot_token_is_end(m, token)) {
+            r->stop = COT_STOP_END;
+            return COT_OK;
+        }
+        COT_TRY(cot_sampler_accept(sampler, token, err));
+        size_t n = 0;
+        const char *piece = cot_token_piece(m, token, false, &n);
+        COT_TRY(cot__stream_put(t, piece ? piece : "", n, token, false, &go_on, err));
+        if (!go_on) {
+            r->stop = t->cancelled ? COT_STOP_CANCELLED : COT_STOP_STRING;
+            return COT_OK;
+        }
+        if (o->max_tokens >= 0 && r->generated_tokens >= o->max_tokens) return COT_OK;
+        if (s->seq[0].length >= s->opt.n_ctx) {
+            r->stop = COT_STOP_CONTEXT;
+            return COT_OK;
+        }
+        cot_row row = {token, 0, COT_ROLE_GENERATED, true};
+        COT_TRY(cot_forward(s, &row, 1, keep_logits, &logits, err));
+    }
+}
+
+static cot_status check_options(const cot_session *s, const cot_generate_options *o, size_t n, cot_error *err) {
+    if (o->struct_size != sizeof *o) return cot__fail(err, COT_ARGUMENT, NULL, "cot_generate_options", "struct_size is %zu; call cot_generate_defaults first", o->struct_size);
+    if (n == 0) return cot__fail(err, COT_ARGUMENT, NULL, "prompt", "is empty; a model needs at least one token to go on from");
+    if (o->beams < 1 || o->beam_groups < 1 || o->beams % o->beam_groups) return cot__fail(err, COT_ARGUMENT, NULL, "beams", "%d beams do not make %d equal groups", o->beams, o->beam_groups);
+    if (o->beams > 1 && s->opt.n_sequences < 2 * o->beams) return cot__fail(err, COT_ARGUMENT, NULL, "n_sequences", "%d beams need a session with %d sequences", o->beams, 2 * o->beams);
+    return COT_OK;
+}
+
+cot_status cot_generate(cot_session *s, const int32_t *prompt, size_t n, const cot_generate_options *options, cot_text_fn *fn, void *user, cot_generate_result *result, cot_error *err) {
+    cot_generate_options o;
+    cot_generate_result r = {.prompt_tokens = (int32_t)n};
+    cot__error_clear(err);
+    cot_generate_defaults(&o);
+    if (options) o = *options;
+    COT_TRY(check_options(s, &o, n, err));
+    float *logits = cot__alloc_array((size_t)s->model->n_vocab, sizeof *logits);
+    cot_sampler *sampler = NULL;
+    cot__stream t = {.fn = fn, .user = user, .opt = &o, .buf = {.max = 1 << 30}};
+    cot_status st = logits ? cot_sampler_create(&sampler, &o.sample, (int32_t)s->model->n_vocab, err) : cot__fail_memory(err, (size_t)s->model->n_vocab * 4);
+    double start = cot__now();
+    if (st == COT_OK) st = cot__prefill(s, 0, prompt, n, &o, logits, err);
+    size_t held = 0;
+    const int32_t *all = cot_sequence_tokens(s, 0, &held); /* penalties look at earlier turns, too */
+    for (size_t i = 0; i < held && st == COT_OK; i++) st = cot_sampler_accept(sampler, all[i], err);
+    double middle = cot__now();
+    if (st == COT_OK) st = o.beams > 1 ? cot__beam_generate(s, &o, logits, &t, &r, err) : sample_loop(s, &o, sampler, logits, &t, &r, err);
+    bool go_on;
+    if (st == COT_OK && !t.stopped && !t.cancelled) st = cot__stream_put(&t, "", 0, -1, true, &go_on, err);
+    r.prompt_seconds = middle - start;
+    r.generate_seconds = cot__now() - middle;
+    if (st == COT_OK && result) *result = r;
+    cot_sampler_free(&sampler);
+    cot__buf_free(&t.buf);
+    cot__free(logits);
+    return st;
+}
