@@ -15,13 +15,12 @@
 #include "base/alloc.h"
 #include "base/error.h"
 
-enum { SPINS = 4000, YIELDS = 20, WAIT_YIELDS = 2000, PACKED_PASSES = 3 };
+enum { SPINS = 4000, YIELDS = 20, WAIT_YIELDS = 2000 };
 
 typedef struct worker {
     cot__pool *pool;
     int id;
     pthread_t thread;
-    atomic_int seen; /* CPU of the last job it had a part in; −1: none since enter */
     atomic_int want; /* CPU to be bound to; −1: none */
 } worker;
 
@@ -40,8 +39,7 @@ struct cot__pool {
     pthread_cond_t wake;
     worker *workers; /* [0] stands for the caller */
     int n_threads;   /* caller included */
-    int packed;      /* passes in a row that shared CPUs */
-    bool may_bind, bound, inside;
+    bool bound, inside;
     cpu_set_t callers; /* the caller's own affinity, while inside and bound */
 };
 
@@ -56,7 +54,7 @@ static inline void relax(void) {
 }
 
 /* Claims and runs items of job `number` until none is left or another job has begun. */
-static size_t work(cot__pool *p, unsigned number, int thread) {
+static void work(cot__pool *p, unsigned number, int thread) {
     size_t finished = 0;
     cot__pool_fn *fn = atomic_load_explicit(&p->fn, memory_order_acquire);
     void *arg = atomic_load_explicit(&p->arg, memory_order_acquire);
@@ -69,7 +67,6 @@ static size_t work(cot__pool *p, unsigned number, int thread) {
         t = atomic_load(&p->ticket);
     }
     if (finished) atomic_fetch_add_explicit(&p->done, finished, memory_order_release);
-    return finished;
 }
 
 /* Waits until a job other than `seen` is open, or the pool stops; returns its number. */
@@ -109,8 +106,7 @@ static void *worker_main(void *arg) {
         if (atomic_load(&w->pool->stop)) return NULL;
         int want = atomic_load_explicit(&w->want, memory_order_relaxed);
         if (want != bound) bind_to(bound = want);
-        int cpu = sched_getcpu();
-        if (work(w->pool, seen, w->id)) atomic_store_explicit(&w->seen, cpu, memory_order_relaxed);
+        work(w->pool, seen, w->id);
     }
 }
 
@@ -125,7 +121,6 @@ static void wake_sleepers(cot__pool *p) {
 static void assign_cpus(cot__pool *p) {
     enum { MOST = 1024 };
     int cpus[MOST], n = cot__cpu_list(cpus, MOST), here = sched_getcpu(), start = 0;
-    p->may_bind = false; /* once */
     if (n < p->n_threads || p->n_threads < 2) return;
     while (start < n && cpus[start] != here) start++; /* the caller stays where it is */
     for (int i = 0; i < p->n_threads; i++)
@@ -135,34 +130,16 @@ static void assign_cpus(cot__pool *p) {
 }
 
 void cot__pool_enter(cot__pool *p) {
-    if (!p || p->n_threads < 2) return;
+    if (!p || !p->bound) return;
     p->inside = true;
-    for (int i = 1; i < p->n_threads; i++)
-        atomic_store_explicit(&p->workers[i].seen, -1, memory_order_relaxed);
-    if (!p->bound) return;
     if (sched_getaffinity(0, sizeof p->callers, &p->callers) != 0) CPU_ZERO(&p->callers);
     bind_to(atomic_load_explicit(&p->workers[0].want, memory_order_relaxed));
-}
-
-/* Whether two threads that had a part in the pass were last on one CPU. */
-static bool is_packed(const cot__pool *p) {
-    for (int i = 0; i < p->n_threads; i++) {
-        int a = i ? atomic_load_explicit(&p->workers[i].seen, memory_order_relaxed) : sched_getcpu();
-        for (int j = i + 1; a >= 0 && j < p->n_threads; j++)
-            if (atomic_load_explicit(&p->workers[j].seen, memory_order_relaxed) == a) return true;
-    }
-    return false;
 }
 
 void cot__pool_leave(cot__pool *p) {
     if (!p || !p->inside) return;
     p->inside = false;
-    if (p->bound) {
-        if (CPU_COUNT(&p->callers) > 0) (void)sched_setaffinity(0, sizeof p->callers, &p->callers);
-    } else if (p->may_bind) {
-        p->packed = is_packed(p) ? p->packed + 1 : 0;
-        if (p->packed >= PACKED_PASSES) assign_cpus(p);
-    }
+    if (CPU_COUNT(&p->callers) > 0) (void)sched_setaffinity(0, sizeof p->callers, &p->callers);
 }
 
 bool cot__pool_bound(const cot__pool *p) { return p && p->bound; }
@@ -188,7 +165,6 @@ cot_status cot__pool_create(cot__pool **out, int threads, cot_error *err) {
         worker *w = &p->workers[i];
         w->pool = p;
         w->id = i;
-        atomic_store(&w->seen, -1);
         atomic_store(&w->want, -1);
         if (cot__fault_hit(COT__FAULT_THREAD) || pthread_create(&w->thread, NULL, worker_main, w) != 0) {
             cot__log(COT_LOG_WARN, "threads: the system refused thread %d, going on with %d", i + 1, i);
@@ -198,8 +174,7 @@ cot_status cot__pool_create(cot__pool **out, int threads, cot_error *err) {
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     const char *bind = getenv("COTERIE_BIND");
-    p->may_bind = !bind || strcmp(bind, "off") != 0;
-    if (bind && strcmp(bind, "on") == 0) assign_cpus(p);
+    if (bind && strcmp(bind, "1") == 0) assign_cpus(p);
     *out = p;
     return COT_OK;
 }

@@ -18,10 +18,10 @@ int cot__pool_threads(const cot__pool *pool);
 void cot__pool_run(cot__pool *pool, cot__pool_fn *fn, void *arg, size_t items);
 
 /* Around a stretch of jobs, such as one forward pass, by the thread that runs them; NULL is allowed, nesting
- * is not. Some systems pack the threads of a process on few CPUs (virtual machines that save host cores do)
- * and halve the speed. The pool notices this between enter and leave, and then binds its threads to CPUs of
- * their own: workers for good, the calling thread from enter to leave only. COTERIE_BIND=on binds from the
- * start, off never, auto (the default) when it is needed. Without enter and leave nothing is bound. */
+ * is not. With COTERIE_BIND=1 in the environment each thread of a pool gets a CPU of its own: the workers for
+ * good, the calling thread from enter to leave only (its own mask comes back). Off by default: on machines
+ * that others use too, and on virtual ones whose CPUs are not all backed by a core, the system places threads
+ * better. */
 void cot__pool_enter(cot__pool *pool);
 void cot__pool_leave(cot__pool *pool);
 bool cot__pool_bound(const cot__pool *pool);

@@ -153,7 +153,7 @@ static void bound_threads_have_cpus_of_their_own(void **state) {
         for (int j = 0; j < i; j++) assert_int_not_equal(cpus[i], cpus[j]);
     cpu_set_t before, after;
     assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
-    setenv("COTERIE_BIND", "on", 1);
+    setenv("COTERIE_BIND", "1", 1);
     cot__pool *p = NULL;
     assert_int_equal(cot__pool_create(&p, 2, NULL), COT_OK);
     assert_int_equal(cot__pool_bound(p), n >= 2);
@@ -169,7 +169,7 @@ static void bound_threads_have_cpus_of_their_own(void **state) {
     cot__pool_free(&p);
     assert_int_equal(sched_getaffinity(0, sizeof after, &after), 0);
     assert_true(CPU_EQUAL(&before, &after));
-    setenv("COTERIE_BIND", "off", 1);
+    setenv("COTERIE_BIND", "0", 1);
     assert_int_equal(cot__pool_create(&p, 2, NULL), COT_OK);
     for (int pass = 0; pass < 10; pass++) {
         cot__pool_enter(p);
