@@ -1,5 +1,5 @@
-/* Owns: reading GGUF. The header is parsed out of the mapped file with every count checked against what is left of
- * it, so that no claim of a hostile file is believed before it is seen to fit. */
+/* Owns: reading GGUF. The header is parsed out of the mapped file with every count checked against what is
+ * left of it, so that no claim of a hostile file is believed before it is seen to fit. */
 #include <stdio.h>
 #include <string.h>
 
@@ -31,7 +31,10 @@ typedef struct cursor {
 } cursor;
 
 static cot_status take(cursor *c, const char *field, void *dst, uint64_t n) {
-    if (n > c->size - c->at) return cot__fail(c->err, COT_FORMAT, c->path, field, "the file ends inside it (at %llu of %llu bytes)", (unsigned long long)c->at, (unsigned long long)c->size);
+    if (n > c->size - c->at)
+        return cot__fail(c->err, COT_FORMAT, c->path, field,
+                         "the file ends inside it (at %llu of %llu bytes)", (unsigned long long)c->at,
+                         (unsigned long long)c->size);
     memcpy(dst, c->base + c->at, n);
     c->at += n;
     return COT_OK;
@@ -40,7 +43,9 @@ static cot_status take(cursor *c, const char *field, void *dst, uint64_t n) {
 static cot_status take_string(cot__gguf *g, cursor *c, const char *field, uint64_t max, cot__gguf_str *out) {
     uint64_t n;
     COT_TRY(take(c, field, &n, 8));
-    if (n > max || n > c->size - c->at) return cot__fail(c->err, COT_FORMAT, c->path, field, "string of %llu bytes does not fit", (unsigned long long)n);
+    if (n > max || n > c->size - c->at)
+        return cot__fail(c->err, COT_FORMAT, c->path, field, "string of %llu bytes does not fit",
+                         (unsigned long long)n);
     char *s = cot__arena_alloc(g->arena, n + 1);
     if (!s) return cot__fail_memory(c->err, n + 1);
     memcpy(s, c->base + c->at, n);
@@ -56,10 +61,13 @@ static cot_status take_array(cot__gguf *g, cursor *c, cot__gguf_kv *kv) {
     uint32_t elem;
     COT_TRY(take(c, kv->key, &elem, 4));
     COT_TRY(take(c, kv->key, &kv->count, 8));
-    if (elem > COT_GGUF_F64 || elem == COT_GGUF_ARRAY) return cot__fail(c->err, COT_FORMAT, c->path, kv->key, "array of type %u is not supported", elem);
+    if (elem > COT_GGUF_F64 || elem == COT_GGUF_ARRAY)
+        return cot__fail(c->err, COT_FORMAT, c->path, kv->key, "array of type %u is not supported", elem);
     kv->elem = elem;
     uint64_t each = elem == COT_GGUF_STRING ? 8 : scalar_size[elem];
-    if (kv->count > MAX_ELEMENTS || kv->count > (c->size - c->at) / each) return cot__fail(c->err, COT_FORMAT, c->path, kv->key, "array of %llu elements does not fit", (unsigned long long)kv->count);
+    if (kv->count > MAX_ELEMENTS || kv->count > (c->size - c->at) / each)
+        return cot__fail(c->err, COT_FORMAT, c->path, kv->key, "array of %llu elements does not fit",
+                         (unsigned long long)kv->count);
     if (elem != COT_GGUF_STRING) {
         void *p = cot__arena_alloc(g->arena, kv->count * each);
         if (!p) return cot__fail_memory(c->err, kv->count * each);
@@ -74,7 +82,9 @@ static cot_status take_array(cot__gguf *g, cursor *c, cot__gguf_kv *kv) {
     for (uint64_t i = 0; i < kv->count; i++) {
         uint64_t n;
         COT_TRY(take(c, kv->key, &n, 8));
-        if (n > MAX_STRING || n > c->size - c->at) return cot__fail(c->err, COT_FORMAT, c->path, kv->key, "string %llu of %llu bytes does not fit", (unsigned long long)i, (unsigned long long)n);
+        if (n > MAX_STRING || n > c->size - c->at)
+            return cot__fail(c->err, COT_FORMAT, c->path, kv->key, "string %llu of %llu bytes does not fit",
+                             (unsigned long long)i, (unsigned long long)n);
         c->at += n;
         total += n + 1;
     }
@@ -95,9 +105,20 @@ static cot_status take_array(cot__gguf *g, cursor *c, cot__gguf_kv *kv) {
 
 static cot_status take_value(cot__gguf *g, cursor *c, cot__gguf_kv *kv) {
     uint32_t type;
-    union { uint8_t u8; int8_t i8; uint16_t u16; int16_t i16; uint32_t u32; int32_t i32; float f32; uint64_t u64; double f64; } v = {0};
+    union {
+        uint8_t u8;
+        int8_t i8;
+        uint16_t u16;
+        int16_t i16;
+        uint32_t u32;
+        int32_t i32;
+        float f32;
+        uint64_t u64;
+        double f64;
+    } v = {0};
     COT_TRY(take(c, kv->key, &type, 4));
-    if (type > COT_GGUF_F64) return cot__fail(c->err, COT_FORMAT, c->path, kv->key, "value type %u is unknown", type);
+    if (type > COT_GGUF_F64)
+        return cot__fail(c->err, COT_FORMAT, c->path, kv->key, "value type %u is unknown", type);
     kv->type = type;
     kv->count = 1;
     if (type == COT_GGUF_ARRAY) return take_array(g, c, kv);
@@ -130,7 +151,9 @@ static cot_status read_keys(cot__gguf *g, cursor *c, uint64_t n) {
         cot__gguf_str key;
         bool existed;
         COT_TRY(take_string(g, c, "metadata key", MAX_NAME, &key));
-        if (key.len != strlen(key.s) || !key.len) return cot__fail(c->err, COT_FORMAT, c->path, "metadata key", "key %llu is empty or holds a zero byte", (unsigned long long)i);
+        if (key.len != strlen(key.s) || !key.len)
+            return cot__fail(c->err, COT_FORMAT, c->path, "metadata key",
+                             "key %llu is empty or holds a zero byte", (unsigned long long)i);
         kv->key = key.s;
         COT_TRY(take_value(g, c, kv));
         COT_TRY(cot__map_put(g->index, key.s, key.len, i, &existed, c->err));
@@ -145,20 +168,32 @@ static cot_status read_tensor(cot__gguf *g, cursor *c, int file, uint64_t align)
     cot__tensor t = {.file = file};
     uint32_t n_dims, type;
     COT_TRY(take_string(g, c, "tensor name", MAX_NAME, &name));
-    if (name.len != strlen(name.s) || !name.len) return cot__fail(c->err, COT_FORMAT, c->path, "tensor name", "is empty or holds a zero byte");
+    if (name.len != strlen(name.s) || !name.len)
+        return cot__fail(c->err, COT_FORMAT, c->path, "tensor name", "is empty or holds a zero byte");
     COT_TRY(take(c, name.s, &n_dims, 4));
-    if (n_dims < 1 || n_dims > 4) return cot__fail(c->err, COT_FORMAT, c->path, name.s, "has %u dimensions, 1 to 4 are allowed", n_dims);
+    if (n_dims < 1 || n_dims > 4)
+        return cot__fail(c->err, COT_FORMAT, c->path, name.s, "has %u dimensions, 1 to 4 are allowed",
+                         n_dims);
     t.n_dims = (int)n_dims;
     for (int d = 0; d < COT_MAX_DIMS; d++) t.dims[d] = 1;
     COT_TRY(take(c, name.s, t.dims, 8 * (uint64_t)n_dims));
     COT_TRY(take(c, name.s, &type, 4));
     COT_TRY(take(c, name.s, &t.offset, 8));
     for (int d = 0; d < t.n_dims; d++)
-        if (t.dims[d] < 1) return cot__fail(c->err, COT_FORMAT, c->path, name.s, "dimension %d is %lld", d, (long long)t.dims[d]);
+        if (t.dims[d] < 1)
+            return cot__fail(c->err, COT_FORMAT, c->path, name.s, "dimension %d is %lld", d,
+                             (long long)t.dims[d]);
     t.raw_type = (int)type;
     t.type = type < 1000 && cot__type((int)type) ? (cot_type)type : COT_TYPE_NONE;
-    if (t.type == COT_TYPE_NONE) return cot__fail(c->err, COT_UNSUPPORTED, c->path, name.s, "has number format %s (%u), which is not computed with; convert the file to another type", cot_type_name((int)type), type);
-    if (t.offset % align) return cot__fail(c->err, COT_FORMAT, c->path, name.s, "offset %llu is no multiple of the alignment %llu", (unsigned long long)t.offset, (unsigned long long)align);
+    if (t.type == COT_TYPE_NONE)
+        return cot__fail(
+            c->err, COT_UNSUPPORTED, c->path, name.s,
+            "has number format %s (%u), which is not computed with; convert the file to another type",
+            cot_type_name((int)type), type);
+    if (t.offset % align)
+        return cot__fail(c->err, COT_FORMAT, c->path, name.s,
+                         "offset %llu is no multiple of the alignment %llu", (unsigned long long)t.offset,
+                         (unsigned long long)align);
     COT_TRY(cot__tensor_size(c->path, name.s, t.type, t.n_dims, t.dims, &t.bytes, c->err));
     return cot__set_add_tensor(g->set, name.s, &t, c->err);
 }
@@ -166,7 +201,8 @@ static cot_status read_tensor(cot__gguf *g, cursor *c, int file, uint64_t align)
 static cot_status alignment(const cot__gguf *g, cot_error *err, uint64_t *out) {
     const cot__gguf_kv *kv = cot__gguf_find(g, "general.alignment");
     int64_t a = 32;
-    if (kv && (!cot__gguf_int(kv, 0, &a) || a < 1 || a > (1 << 24) || (a & (a - 1)))) return cot__fail(err, COT_FORMAT, g->path, "general.alignment", "must be a power of two up to 16 Mi");
+    if (kv && (!cot__gguf_int(kv, 0, &a) || a < 1 || a > (1 << 24) || (a & (a - 1))))
+        return cot__fail(err, COT_FORMAT, g->path, "general.alignment", "must be a power of two up to 16 Mi");
     *out = (uint64_t)a;
     return COT_OK;
 }
@@ -183,12 +219,19 @@ static cot_status read_file(cot__gguf *g, const char *path, cot_error *err) {
     COT_TRY(take(&c, "magic", &magic, 4));
     if (magic != 0x46554747u) return cot__fail(err, COT_FORMAT, path, "magic", "is not a GGUF file");
     COT_TRY(take(&c, "version", &version, 4));
-    if (version == 0x02000000u || version == 0x03000000u) return cot__fail(err, COT_UNSUPPORTED, path, "version", "the file is big-endian; convert it to little-endian");
-    if (version != 2 && version != 3) return cot__fail(err, COT_UNSUPPORTED, path, "version", "is %u; 2 and 3 are read", version);
+    if (version == 0x02000000u || version == 0x03000000u)
+        return cot__fail(err, COT_UNSUPPORTED, path, "version",
+                         "the file is big-endian; convert it to little-endian");
+    if (version != 2 && version != 3)
+        return cot__fail(err, COT_UNSUPPORTED, path, "version", "is %u; 2 and 3 are read", version);
     COT_TRY(take(&c, "tensor count", &n_tensors, 8));
     COT_TRY(take(&c, "metadata count", &n_kv, 8));
-    if (n_tensors > MAX_TENSORS || n_tensors > c.size / 24) return cot__fail(err, COT_FORMAT, path, "tensor count", "%llu is more than the file can hold", (unsigned long long)n_tensors);
-    if (n_kv > MAX_KEYS || n_kv > c.size / 13) return cot__fail(err, COT_FORMAT, path, "metadata count", "%llu is more than the file can hold", (unsigned long long)n_kv);
+    if (n_tensors > MAX_TENSORS || n_tensors > c.size / 24)
+        return cot__fail(err, COT_FORMAT, path, "tensor count", "%llu is more than the file can hold",
+                         (unsigned long long)n_tensors);
+    if (n_kv > MAX_KEYS || n_kv > c.size / 13)
+        return cot__fail(err, COT_FORMAT, path, "metadata count", "%llu is more than the file can hold",
+                         (unsigned long long)n_kv);
     cot__gguf part = *g;
     cot__gguf *into = file == 0 ? g : &part;
     if (file) part.kv = NULL, part.n_kv = 0, part.index = NULL;
@@ -201,7 +244,8 @@ static cot_status read_file(cot__gguf *g, const char *path, cot_error *err) {
         uint64_t data = (c.at + align - 1) & ~(align - 1);
         for (size_t i = first; i < g->set->n_tensors && s == COT_OK; i++) {
             cot__tensor *t = &g->set->tensors[i];
-            if (t->offset > UINT64_MAX - data) s = cot__fail(err, COT_FORMAT, path, t->name, "offset overflows");
+            if (t->offset > UINT64_MAX - data)
+                s = cot__fail(err, COT_FORMAT, path, t->name, "offset overflows");
             t->offset += data;
         }
     }
@@ -213,14 +257,22 @@ static cot_status read_file(cot__gguf *g, const char *path, cot_error *err) {
 }
 
 static cot_status read_splits(cot__gguf *g, cot_error *err) {
-    const cot__gguf_kv *kv = cot__gguf_find(g, "split.count"), *no = cot__gguf_find(g, "split.no"), *total = cot__gguf_find(g, "split.tensors.count");
+    const cot__gguf_kv *kv = cot__gguf_find(g, "split.count"), *no = cot__gguf_find(g, "split.no"),
+                       *total = cot__gguf_find(g, "split.tensors.count");
     int64_t count = 1, number = 0, tensors = 0;
     if (!kv || !cot__gguf_int(kv, 0, &count) || count <= 1) return COT_OK;
-    if (count > MAX_SPLITS) return cot__fail(err, COT_FORMAT, g->path, "split.count", "is %lld", (long long)count);
-    if (no && cot__gguf_int(no, 0, &number) && number != 0) return cot__fail(err, COT_ARGUMENT, g->path, "split.no", "this is part %lld; give the first part, -00001-of-%05lld.gguf", (long long)number + 1, (long long)count);
+    if (count > MAX_SPLITS)
+        return cot__fail(err, COT_FORMAT, g->path, "split.count", "is %lld", (long long)count);
+    if (no && cot__gguf_int(no, 0, &number) && number != 0)
+        return cot__fail(err, COT_ARGUMENT, g->path, "split.no",
+                         "this is part %lld; give the first part, -00001-of-%05lld.gguf",
+                         (long long)number + 1, (long long)count);
     char tail[32];
-    size_t n = strlen(g->path), k = (size_t)snprintf(tail, sizeof tail, "-00001-of-%05lld.gguf", (long long)count);
-    if (n < k || strcmp(g->path + n - k, tail) != 0) return cot__fail(err, COT_FORMAT, g->path, "split.count", "the first of %lld parts must be named *%s", (long long)count, tail);
+    size_t n = strlen(g->path),
+           k = (size_t)snprintf(tail, sizeof tail, "-00001-of-%05lld.gguf", (long long)count);
+    if (n < k || strcmp(g->path + n - k, tail) != 0)
+        return cot__fail(err, COT_FORMAT, g->path, "split.count", "the first of %lld parts must be named *%s",
+                         (long long)count, tail);
     for (int64_t i = 2; i <= count; i++) {
         char *path = cot__strdup(g->path);
         if (!path) return cot__fail_memory(err, n);
@@ -229,7 +281,9 @@ static cot_status read_splits(cot__gguf *g, cot_error *err) {
         cot__free(path);
         COT_TRY(s);
     }
-    if (total && cot__gguf_int(total, 0, &tensors) && (uint64_t)tensors != g->set->n_tensors) return cot__fail(err, COT_FORMAT, g->path, "split.tensors.count", "is %lld, the parts hold %zu tensors", (long long)tensors, g->set->n_tensors);
+    if (total && cot__gguf_int(total, 0, &tensors) && (uint64_t)tensors != g->set->n_tensors)
+        return cot__fail(err, COT_FORMAT, g->path, "split.tensors.count",
+                         "is %lld, the parts hold %zu tensors", (long long)tensors, g->set->n_tensors);
     return COT_OK;
 }
 
@@ -272,7 +326,8 @@ const cot__gguf_kv *cot__gguf_find(const cot__gguf *g, const char *key) {
 }
 
 /* Element i of an array of numbers, widened; false for other types. */
-static bool element(const cot__gguf_kv *kv, uint64_t i, cot__gguf_type *type, uint64_t *u, int64_t *s, double *f) {
+static bool element(const cot__gguf_kv *kv, uint64_t i, cot__gguf_type *type, uint64_t *u, int64_t *s,
+                    double *f) {
     bool array = kv->type == COT_GGUF_ARRAY;
     *type = array ? kv->elem : kv->type;
     if (*type == COT_GGUF_STRING || i >= kv->count) return false;
@@ -283,9 +338,23 @@ static bool element(const cot__gguf_kv *kv, uint64_t i, cot__gguf_type *type, ui
         return true;
     }
     const char *p = (const char *)kv->data + i * scalar_size[*type];
-    union { uint8_t u8; int8_t i8; uint16_t u16; int16_t i16; uint32_t u32; int32_t i32; float f32; uint64_t u64; int64_t i64; double f64; } v = {0};
+    union {
+        uint8_t u8;
+        int8_t i8;
+        uint16_t u16;
+        int16_t i16;
+        uint32_t u32;
+        int32_t i32;
+        float f32;
+        uint64_t u64;
+        int64_t i64;
+        double f64;
+    } v = {0};
     memcpy(&v, p, scalar_size[*type]);
-    *u = *type == COT_GGUF_U8 || *type == COT_GGUF_BOOL ? v.u8 : *type == COT_GGUF_U16 ? v.u16 : *type == COT_GGUF_U32 ? v.u32 : v.u64;
+    *u = *type == COT_GGUF_U8 || *type == COT_GGUF_BOOL ? v.u8
+         : *type == COT_GGUF_U16                        ? v.u16
+         : *type == COT_GGUF_U32                        ? v.u32
+                                                        : v.u64;
     *s = *type == COT_GGUF_I8 ? v.i8 : *type == COT_GGUF_I16 ? v.i16 : *type == COT_GGUF_I32 ? v.i32 : v.i64;
     *f = *type == COT_GGUF_F32 ? (double)v.f32 : v.f64;
     return true;

@@ -79,33 +79,44 @@ cot_status cot__set_finish(cot__tensor_set *s, cot_error *err) {
         bool existed = false;
         order[i] = t;
         if (t->offset > size || t->bytes > size - t->offset)
-            st = cot__fail(err, COT_FORMAT, path, t->name, "its data (%llu bytes at %llu) ends beyond the file (%llu bytes): truncated?",
-                           (unsigned long long)t->bytes, (unsigned long long)t->offset, (unsigned long long)size);
+            st = cot__fail(err, COT_FORMAT, path, t->name,
+                           "its data (%llu bytes at %llu) ends beyond the file (%llu bytes): truncated?",
+                           (unsigned long long)t->bytes, (unsigned long long)t->offset,
+                           (unsigned long long)size);
         else st = cot__map_put(map, t->name, strlen(t->name), i, &existed, err);
         if (existed) st = cot__fail(err, COT_FORMAT, path, t->name, "tensor name appears twice");
     }
     if (st == COT_OK && s->n_tensors) {
         qsort(order, s->n_tensors, sizeof *order, by_place);
         for (size_t i = 1; i < s->n_tensors && st == COT_OK; i++)
-            if (order[i]->file == order[i - 1]->file && order[i - 1]->bytes && order[i]->bytes && order[i]->offset < order[i - 1]->offset + order[i - 1]->bytes)
-                st = cot__fail(err, COT_FORMAT, cot__file_path(s->files[order[i]->file]), order[i]->name, "overlaps tensor %s", order[i - 1]->name);
+            if (order[i]->file == order[i - 1]->file && order[i - 1]->bytes && order[i]->bytes &&
+                order[i]->offset < order[i - 1]->offset + order[i - 1]->bytes)
+                st = cot__fail(err, COT_FORMAT, cot__file_path(s->files[order[i]->file]), order[i]->name,
+                               "overlaps tensor %s", order[i - 1]->name);
     }
     cot__free(order);
     return st;
 }
 
-cot_status cot__tensor_size(const char *path, const char *name, cot_type type, int n_dims, const int64_t *dims, uint64_t *bytes, cot_error *err) {
+cot_status cot__tensor_size(const char *path, const char *name, cot_type type, int n_dims,
+                            const int64_t *dims, uint64_t *bytes, cot_error *err) {
     const cot__type_info *t = cot__type(type);
     uint64_t n = 1;
     if (!t) return cot__fail(err, COT_UNSUPPORTED, path, name, "has a type that is not computed with");
     for (int i = 0; i < n_dims; i++) {
-        if (dims[i] < 0 || (dims[i] && n > (uint64_t)INT64_MAX / (uint64_t)dims[i])) return cot__fail(err, COT_FORMAT, path, name, "dimension %d is %lld: the element count overflows", i, (long long)dims[i]);
+        if (dims[i] < 0 || (dims[i] && n > (uint64_t)INT64_MAX / (uint64_t)dims[i]))
+            return cot__fail(err, COT_FORMAT, path, name, "dimension %d is %lld: the element count overflows",
+                             i, (long long)dims[i]);
         n *= (uint64_t)dims[i];
     }
-    if (n_dims && dims[0] % t->block) return cot__fail(err, COT_FORMAT, path, name, "row length %lld is no multiple of the %d of %s", (long long)dims[0], t->block, t->name);
-    if (t->block > 1 && !n_dims) return cot__fail(err, COT_FORMAT, path, name, "a scalar cannot be %s", t->name);
+    if (n_dims && dims[0] % t->block)
+        return cot__fail(err, COT_FORMAT, path, name, "row length %lld is no multiple of the %d of %s",
+                         (long long)dims[0], t->block, t->name);
+    if (t->block > 1 && !n_dims)
+        return cot__fail(err, COT_FORMAT, path, name, "a scalar cannot be %s", t->name);
     n /= (uint64_t)t->block;
-    if (n > (uint64_t)INT64_MAX / (uint64_t)t->bytes) return cot__fail(err, COT_FORMAT, path, name, "size overflows");
+    if (n > (uint64_t)INT64_MAX / (uint64_t)t->bytes)
+        return cot__fail(err, COT_FORMAT, path, name, "size overflows");
     *bytes = n * (uint64_t)t->bytes;
     return COT_OK;
 }

@@ -1,4 +1,5 @@
-/* Owns: which kernels this machine runs. The reference fills the table, each level overrides what it does better. */
+/* Owns: which kernels this machine runs. The reference fills the table, each level overrides what it does
+ * better. */
 #include "kernels/kernels.h"
 
 #include <pthread.h>
@@ -18,8 +19,13 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool can_run(int level) {
 #if defined(__x86_64__)
     __builtin_cpu_init(); /* checks what the operating system saves, too */
-    if (level == 1) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
-    if (level == 2) return can_run(1) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+    if (level == 1)
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+               __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
+    if (level == 2)
+        return can_run(1) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512vnni");
 #endif
     return level == 0;
 }
@@ -49,7 +55,9 @@ static void init(void) {
 
 cot_status cot__kernels_get(const cot_kernels **out, cot_error *err) {
     pthread_once(&once, init);
-    if (!chosen) return cot__fail(err, COT_ARGUMENT, NULL, "COTERIE_CPU", "\"%s\" is none of ref, avx2, avx512 that this machine can run", asked);
+    if (!chosen)
+        return cot__fail(err, COT_ARGUMENT, NULL, "COTERIE_CPU",
+                         "\"%s\" is none of ref, avx2, avx512 that this machine can run", asked);
     *out = chosen;
     return COT_OK;
 }
@@ -62,8 +70,9 @@ const cot_kernels *cot__kernels_by_name(const char *level) {
 }
 
 int cot__kernel_slot(cot_type type) {
-    static const cot_type order[] = {COT_F32, COT_F16, COT_BF16, COT_Q8_0, COT_Q4_0, COT_Q4_1, COT_Q5_0, COT_Q5_1, COT_Q2_K, COT_Q3_K,
-                                     COT_Q4_K, COT_Q5_K, COT_Q6_K, COT_IQ4_NL, COT_IQ4_XS, COT_MXFP4, COT_F8_E4M3};
+    static const cot_type order[] = {COT_F32,  COT_F16,    COT_BF16,   COT_Q8_0,  COT_Q4_0,   COT_Q4_1,
+                                     COT_Q5_0, COT_Q5_1,   COT_Q2_K,   COT_Q3_K,  COT_Q4_K,   COT_Q5_K,
+                                     COT_Q6_K, COT_IQ4_NL, COT_IQ4_XS, COT_MXFP4, COT_F8_E4M3};
     for (int i = 0; i < (int)(sizeof order / sizeof *order); i++)
         if (order[i] == type) return i;
     return -1;

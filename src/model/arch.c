@@ -34,7 +34,8 @@ static cot_status merge(json_t *into, const json_t *patch, int depth, cot_error 
 }
 
 /* Parses a description and puts what it extends beneath it. */
-static cot_status load_text(json_t **out, const char *file, const char *text, size_t n, int depth, cot_error *err) {
+static cot_status load_text(json_t **out, const char *file, const char *text, size_t n, int depth,
+                            cot_error *err) {
     json_t *doc = NULL, *base = NULL;
     COT_TRY(cot__json_parse(&doc, file, text, n, err));
     cot_status s = COT_OK;
@@ -43,8 +44,11 @@ static cot_status load_text(json_t **out, const char *file, const char *text, si
     if (s == COT_OK) s = cot__json_str(doc, file, "extends", &extends, err);
     if (s == COT_OK && extends) {
         const cot__arch_text *t = builtin(extends);
-        if (depth >= MAX_EXTENDS) s = cot__fail(err, COT_LIMIT, file, "extends", "the chain is longer than %d", MAX_EXTENDS);
-        else if (!t) s = cot__fail(err, COT_NOT_FOUND, file, "extends", "no built-in description is named \"%s\"", extends);
+        if (depth >= MAX_EXTENDS)
+            s = cot__fail(err, COT_LIMIT, file, "extends", "the chain is longer than %d", MAX_EXTENDS);
+        else if (!t)
+            s = cot__fail(err, COT_NOT_FOUND, file, "extends", "no built-in description is named \"%s\"",
+                          extends);
         else s = load_text(&base, t->name, t->json, t->len, depth + 1, err);
         /* A description's `match` is its own, never its base's. */
         if (s == COT_OK) json_object_del(base, "match");
@@ -61,7 +65,8 @@ static bool listed(const json_t *match, const char *format, const char *name) {
     const json_t *list = json_object_get(match, format);
     size_t i;
     const json_t *v;
-    json_array_foreach(list, i, v) if (json_is_string(v) && strcmp(json_string_value(v), name) == 0) return true;
+    json_array_foreach(list, i,
+                       v) if (json_is_string(v) && strcmp(json_string_value(v), name) == 0) return true;
     return false;
 }
 
@@ -71,7 +76,8 @@ static bool conditions_hold(const json_t *match, const cot__source *src) {
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)want, key, value) {
-        bool present = src->is_gguf ? cot__gguf_find(src->gguf, key) != NULL : cot__json_at(src->config, key) != NULL;
+        bool present =
+            src->is_gguf ? cot__gguf_find(src->gguf, key) != NULL : cot__json_at(src->config, key) != NULL;
         if (json_is_boolean(value) && present != json_is_true(value)) return false;
     }
     return true;
@@ -150,11 +156,13 @@ void cot__arch_close(cot__arch **arch) {
 
 static const json_t *by_format(const cot__arch *a, const json_t *v) {
     const char *format = a->source->is_gguf ? "gguf" : "hf";
-    if (json_is_object(v) && (json_object_get(v, "gguf") || json_object_get(v, "hf"))) v = json_object_get(v, format);
+    if (json_is_object(v) && (json_object_get(v, "gguf") || json_object_get(v, "hf")))
+        v = json_object_get(v, format);
     return v && !json_is_null(v) ? v : NULL;
 }
 
-static cot_status reference(const cot__arch *a, const json_t *v, const char *field, const cot__param **out, cot_error *err) {
+static cot_status reference(const cot__arch *a, const json_t *v, const char *field, const cot__param **out,
+                            cot_error *err) {
     const char *s = json_string_value(v);
     *out = NULL;
     if (!s || s[0] != '$') return COT_OK;
@@ -163,8 +171,8 @@ static cot_status reference(const cot__arch *a, const json_t *v, const char *fie
     return COT_OK;
 }
 
-cot_status cot__arch_number(const cot__arch *a, const json_t *value, const char *field, int layer, double *out,
-                            bool *found, cot_error *err) {
+cot_status cot__arch_number(const cot__arch *a, const json_t *value, const char *field, int layer,
+                            double *out, bool *found, cot_error *err) {
     const json_t *v = by_format(a, value);
     const cot__param *p;
     *found = false;
@@ -182,20 +190,22 @@ cot_status cot__arch_number(const cot__arch *a, const json_t *value, const char 
     return COT_OK;
 }
 
-cot_status cot__arch_string(const cot__arch *a, const json_t *value, const char *field, const char **out, cot_error *err) {
+cot_status cot__arch_string(const cot__arch *a, const json_t *value, const char *field, const char **out,
+                            cot_error *err) {
     const json_t *v = by_format(a, value);
     const cot__param *p;
     if (!v) return COT_OK;
     COT_TRY(reference(a, v, field, &p, err));
     if (p && p->kind == COT__PARAM_NONE) return COT_OK;
-    if (p && p->kind != COT__PARAM_STRING) return cot__fail(err, COT_FORMAT, a->source->path, p->name, "must be a string");
+    if (p && p->kind != COT__PARAM_STRING)
+        return cot__fail(err, COT_FORMAT, a->source->path, p->name, "must be a string");
     if (!p && !json_is_string(v)) return cot__fail(err, COT_FORMAT, a->file, field, "must be a string");
     *out = p ? p->str : json_string_value(v);
     return COT_OK;
 }
 
-cot_status cot__arch_list(const cot__arch *a, const json_t *value, const char *field, const double **out, size_t *n,
-                          cot_error *err) {
+cot_status cot__arch_list(const cot__arch *a, const json_t *value, const char *field, const double **out,
+                          size_t *n, cot_error *err) {
     const json_t *v = by_format(a, value);
     const cot__param *p = NULL;
     *n = 0;
@@ -203,14 +213,15 @@ cot_status cot__arch_list(const cot__arch *a, const json_t *value, const char *f
     COT_TRY(reference(a, v, field, &p, err));
     if (!p) return cot__fail(err, COT_FORMAT, a->file, field, "must be \"$parameter\"");
     if (p->kind == COT__PARAM_NONE) return COT_OK;
-    if (p->kind != COT__PARAM_LIST) return cot__fail(err, COT_FORMAT, a->source->path, p->name, "must be a list of numbers");
+    if (p->kind != COT__PARAM_LIST)
+        return cot__fail(err, COT_FORMAT, a->source->path, p->name, "must be a list of numbers");
     *out = p->list;
     *n = p->n_list;
     return COT_OK;
 }
 
-cot_status cot__arch_int(const cot__arch *a, const json_t *op, const char *field, int layer, int64_t lo, int64_t hi,
-                         int64_t *out, cot_error *err) {
+cot_status cot__arch_int(const cot__arch *a, const json_t *op, const char *field, int layer, int64_t lo,
+                         int64_t hi, int64_t *out, cot_error *err) {
     double x = 0;
     bool found;
     const json_t *v = json_object_get(op, field);
@@ -218,22 +229,25 @@ cot_status cot__arch_int(const cot__arch *a, const json_t *op, const char *field
     if (!found) return COT_OK;
     const char *name = json_is_string(v) ? json_string_value(v) : field;
     if (x != floor(x) || x < (double)lo || x > (double)hi)
-        return cot__fail(err, COT_FORMAT, a->source->path, name, "is %g, must be a whole number in %lld…%lld", x,
-                         (long long)lo, (long long)hi);
+        return cot__fail(err, COT_FORMAT, a->source->path, name, "is %g, must be a whole number in %lld…%lld",
+                         x, (long long)lo, (long long)hi);
     *out = (int64_t)x;
     return COT_OK;
 }
 
-cot_status cot__arch_f32(const cot__arch *a, const json_t *op, const char *field, int layer, float *out, cot_error *err) {
+cot_status cot__arch_f32(const cot__arch *a, const json_t *op, const char *field, int layer, float *out,
+                         cot_error *err) {
     double x = 0;
     bool found;
     COT_TRY(cot__arch_number(a, json_object_get(op, field), field, layer, &x, &found, err));
-    if (found && !isfinite((float)x)) return cot__fail(err, COT_FORMAT, a->source->path, field, "is not a finite number");
+    if (found && !isfinite((float)x))
+        return cot__fail(err, COT_FORMAT, a->source->path, field, "is not a finite number");
     if (found) *out = (float)x;
     return COT_OK;
 }
 
-cot_status cot__arch_flag(const cot__arch *a, const json_t *op, const char *field, int layer, bool *out, cot_error *err) {
+cot_status cot__arch_flag(const cot__arch *a, const json_t *op, const char *field, int layer, bool *out,
+                          cot_error *err) {
     double x = 0;
     bool found;
     COT_TRY(cot__arch_number(a, json_object_get(op, field), field, layer, &x, &found, err));

@@ -49,9 +49,12 @@ typedef struct spelling {
     bool per_expert;   /* the name has {e} */
 } spelling;
 
-static cot_status find_one(const cot__bind *b, const char *slot, const json_t *alt, int layer, int expert, bool bias, spelling *out, cot_error *err) {
+static cot_status find_one(const cot__bind *b, const char *slot, const json_t *alt, int layer, int expert,
+                           bool bias, spelling *out, cot_error *err) {
     char name[MAX_NAME];
-    const json_t *n = json_is_object(alt) ? json_object_get(alt, bias && json_object_get(alt, "bias") ? "bias" : "name") : alt;
+    const json_t *n = json_is_object(alt)
+                          ? json_object_get(alt, bias && json_object_get(alt, "bias") ? "bias" : "name")
+                          : alt;
     const json_t *blocks = json_object_get(alt, "blocks");
     if (blocks && !bias) n = blocks;
     const char *t = json_string_value(n);
@@ -61,22 +64,27 @@ static cot_status find_one(const cot__bind *b, const char *slot, const json_t *a
     if (!expand(t, layer, expert, bias && !own_bias_name, name)) return COT_OK;
     const cot__tensor *x = cot__tensors_find(b->arch->source->tensors, name);
     if (!x) return COT_OK;
-    *out = (spelling){.tensor = x, .how = json_is_object(alt) ? alt : NULL, .per_expert = strstr(t, "{e}") != NULL};
+    *out = (spelling){
+        .tensor = x, .how = json_is_object(alt) ? alt : NULL, .per_expert = strstr(t, "{e}") != NULL};
     if (blocks && !bias) {
         const char *s = json_string_value(json_object_get(alt, "scales"));
-        if (!s || !expand(s, layer, expert, false, name)) return cot__fail(err, COT_FORMAT, b->arch->file, slot, "blocks need scales");
+        if (!s || !expand(s, layer, expert, false, name))
+            return cot__fail(err, COT_FORMAT, b->arch->file, slot, "blocks need scales");
         out->scales = cot__tensors_find(b->arch->source->tensors, name);
-        if (!out->scales) return cot__fail(err, COT_FORMAT, b->arch->source->path, name, "is missing beside its blocks");
+        if (!out->scales)
+            return cot__fail(err, COT_FORMAT, b->arch->source->path, name, "is missing beside its blocks");
     }
     return COT_OK;
 }
 
-static cot_status find(const cot__bind *b, const char *slot, int layer, int expert, bool bias, spelling *out, cot_error *err) {
+static cot_status find(const cot__bind *b, const char *slot, int layer, int expert, bool bias, spelling *out,
+                       cot_error *err) {
     *out = (spelling){0};
     const json_t *spec = json_object_get(json_object_get(b->arch->doc, "tensors"), slot);
     if (!spec) return COT_OK;
     const json_t *names = json_object_get(spec, b->arch->source->is_gguf ? "gguf" : "hf");
-    if (!json_is_array(names)) return names ? find_one(b, slot, names, layer, expert, bias, out, err) : COT_OK;
+    if (!json_is_array(names))
+        return names ? find_one(b, slot, names, layer, expert, bias, out, err) : COT_OK;
     for (size_t i = 0; i < json_array_size(names) && !out->tensor; i++)
         COT_TRY(find_one(b, slot, json_array_get(names, i), layer, expert, bias, out, err));
     return COT_OK;
@@ -91,17 +99,21 @@ bool cot__slot_exists(const cot__bind *b, const char *slot, int layer) {
 
 static const char *path_of(const cot__bind *b) { return b->arch->source->path; }
 
-/* MXFP4 in two tensors (blocks [.., K/32, 16] with elements 2j, 2j+1 in byte j; scales [.., K/32]) becomes GGUF's
- * blocks: scale first, byte j = elements j and j + 16. Lossless. One expert's rows first, first + step, … */
+/* MXFP4 in two tensors (blocks [.., K/32, 16] with elements 2j, 2j+1 in byte j; scales [.., K/32]) becomes
+ * GGUF's blocks: scale first, byte j = elements j and j + 16. Lossless. One expert's rows first, first +
+ * step, … */
 static cot_status join_mxfp4(const cot__bind *b, const spelling *s, int expert, cot_view *v, cot_error *err) {
     const cot__tensor *x = s->tensor, *sc = s->scales;
     const char *which = json_string_value(json_object_get(s->how, "rows"));
     int64_t groups = x->dims[1], rows = x->dims[2], n = x->dims[3];
-    if (x->type != COT_U8 || sc->type != COT_U8 || x->dims[0] != 16 || x->n_dims < 3 || sc->bytes * 16 != x->bytes || groups < 1)
-        return cot__fail(err, COT_FORMAT, path_of(b), x->name, "blocks must be bytes of shape [..., K/32, 16] with scales [..., K/32]");
+    if (x->type != COT_U8 || sc->type != COT_U8 || x->dims[0] != 16 || x->n_dims < 3 ||
+        sc->bytes * 16 != x->bytes || groups < 1)
+        return cot__fail(err, COT_FORMAT, path_of(b), x->name,
+                         "blocks must be bytes of shape [..., K/32, 16] with scales [..., K/32]");
     if (expert >= n) return cot__fail(err, COT_FORMAT, path_of(b), x->name, "has no expert %d", expert);
     int64_t first = 0, step = 1, count = expert < 0 ? rows * n : rows;
-    if (which && (expert < 0 || rows % 2)) return cot__fail(err, COT_FORMAT, path_of(b), x->name, "cannot be cut into gate and up");
+    if (which && (expert < 0 || rows % 2))
+        return cot__fail(err, COT_FORMAT, path_of(b), x->name, "cannot be cut into gate and up");
     if (which) count /= 2;
     if (which && (strcmp(which, "even") == 0 || strcmp(which, "odd") == 0)) step = 2, first = which[0] == 'o';
     else if (which && strcmp(which, "second") == 0) first = count;
@@ -129,13 +141,18 @@ static cot_status attach_scales(const cot__bind *b, const cot__tensor *x, cot_vi
     char name[MAX_NAME + 16];
     snprintf(name, sizeof name, "%s_scale_inv", x->name);
     const cot__tensor *s = cot__tensors_find(b->arch->source->tensors, name);
-    if (!s || s->type != COT_F32 || s->n_dims != 2) return cot__fail(err, COT_FORMAT, path_of(b), name, "FP8 weights need this 2-D F32 tensor");
+    if (!s || s->type != COT_F32 || s->n_dims != 2)
+        return cot__fail(err, COT_FORMAT, path_of(b), name, "FP8 weights need this 2-D F32 tensor");
     const json_t *size = cot__json_at(b->arch->source->config, "quantization_config.weight_block_size");
-    int64_t rows = json_integer_value(json_array_get(size, 0)), cols = json_integer_value(json_array_get(size, 1));
+    int64_t rows = json_integer_value(json_array_get(size, 0)),
+            cols = json_integer_value(json_array_get(size, 1));
     if (!size) rows = cols = 128;
-    if (rows < 1 || cols < 1) return cot__fail(err, COT_FORMAT, b->arch->source->config_path, "quantization_config.weight_block_size", "must hold two positive numbers");
+    if (rows < 1 || cols < 1)
+        return cot__fail(err, COT_FORMAT, b->arch->source->config_path,
+                         "quantization_config.weight_block_size", "must hold two positive numbers");
     if (s->dims[0] != (v->cols + cols - 1) / cols || s->dims[1] != (v->rows + rows - 1) / rows)
-        return cot__fail(err, COT_FORMAT, path_of(b), name, "is not one scale per block of %lld × %lld", (long long)rows, (long long)cols);
+        return cot__fail(err, COT_FORMAT, path_of(b), name, "is not one scale per block of %lld × %lld",
+                         (long long)rows, (long long)cols);
     const void *p;
     COT_TRY(cot__store_tensor(b->store, s, &p, err));
     if ((uintptr_t)p % sizeof(float)) { /* safetensors promise no alignment */
@@ -154,12 +171,14 @@ static cot_status attach_scales(const cot__bind *b, const cot__tensor *x, cot_vi
 static cot_status transpose(const cot__bind *b, const cot__tensor *x, cot_view *v, cot_error *err) {
     const cot__type_info *t = cot__type(v->type);
     size_t size = (size_t)t->bytes;
-    if (t->block != 1) return cot__fail(err, COT_UNSUPPORTED, path_of(b), x->name, "%s cannot be transposed", t->name);
+    if (t->block != 1)
+        return cot__fail(err, COT_UNSUPPORTED, path_of(b), x->name, "%s cannot be transposed", t->name);
     void *out;
     COT_TRY(cot__store_derived(b->store, (size_t)(v->rows * v->cols) * size, &out, err));
     for (int64_t r = 0; r < v->rows; r++)
         for (int64_t c = 0; c < v->cols; c++)
-            memcpy((char *)out + (size_t)(c * v->rows + r) * size, (const char *)cot__view_at(v, r) + (size_t)c * size, size);
+            memcpy((char *)out + (size_t)(c * v->rows + r) * size,
+                   (const char *)cot__view_at(v, r) + (size_t)c * size, size);
     *v = cot__view_make(out, v->type, v->cols, v->rows);
     return COT_OK;
 }
@@ -184,8 +203,10 @@ static cot_status normalize_columns(const cot__bind *b, cot_view *v, cot_error *
     return COT_OK;
 }
 
-static cot_status take_rows(const cot__bind *b, const char *slot, const char *which, cot_view *v, cot_error *err) {
-    if (v->rows % 2) return cot__fail(err, COT_FORMAT, path_of(b), slot, "a fused tensor has an odd number of rows");
+static cot_status take_rows(const cot__bind *b, const char *slot, const char *which, cot_view *v,
+                            cot_error *err) {
+    if (v->rows % 2)
+        return cot__fail(err, COT_FORMAT, path_of(b), slot, "a fused tensor has an odd number of rows");
     v->rows /= 2;
     if (strcmp(which, "first") == 0) return COT_OK;
     if (strcmp(which, "second") == 0) v->data = (const char *)v->data + (size_t)v->rows * v->row_stride;
@@ -197,7 +218,8 @@ static cot_status take_rows(const cot__bind *b, const char *slot, const char *wh
     return COT_OK;
 }
 
-static cot_status split_rows(const cot__bind *b, const char *slot, const json_t *how, int layer, cot_view *v, cot_error *err) {
+static cot_status split_rows(const cot__bind *b, const char *slot, const json_t *how, int layer, cot_view *v,
+                             cot_error *err) {
     const json_t *sizes = json_object_get(how, "split");
     size_t index = (size_t)json_integer_value(json_object_get(how, "index"));
     double before = 0, size = 0, total = 0;
@@ -210,15 +232,18 @@ static cot_status split_rows(const cot__bind *b, const char *slot, const json_t 
         total += x;
     }
     if (size < 1 || total != (double)v->rows)
-        return cot__fail(err, COT_FORMAT, path_of(b), slot, "a fused tensor has %lld rows, its parts have %g", (long long)v->rows, total);
-    if (v->scales) return cot__fail(err, COT_UNSUPPORTED, path_of(b), slot, "block-scaled tensors cannot be split");
+        return cot__fail(err, COT_FORMAT, path_of(b), slot, "a fused tensor has %lld rows, its parts have %g",
+                         (long long)v->rows, total);
+    if (v->scales)
+        return cot__fail(err, COT_UNSUPPORTED, path_of(b), slot, "block-scaled tensors cannot be split");
     v->data = (const char *)v->data + (size_t)before * v->row_stride;
     v->rows = (int64_t)size;
     return COT_OK;
 }
 
 /* A bias of a fused stack is a vector per expert that is cut as the rows are. */
-static cot_status cut_bias(const cot__bind *b, const char *slot, const json_t *how, int layer, cot_view *v, cot_error *err) {
+static cot_status cut_bias(const cot__bind *b, const char *slot, const json_t *how, int layer, cot_view *v,
+                           cot_error *err) {
     const char *which = json_string_value(json_object_get(how, "rows"));
     cot_view column = *v; /* seen as a column: every value a row */
     size_t size = (size_t)cot__type(v->type)->bytes;
@@ -230,12 +255,14 @@ static cot_status cut_bias(const cot__bind *b, const char *slot, const json_t *h
     else COT_TRY(split_rows(b, slot, how, layer, &column, err));
     void *out;
     COT_TRY(cot__store_derived(b->store, (size_t)column.rows * size, &out, err));
-    for (int64_t r = 0; r < column.rows; r++) memcpy((char *)out + (size_t)r * size, cot__view_at(&column, r), size);
+    for (int64_t r = 0; r < column.rows; r++)
+        memcpy((char *)out + (size_t)r * size, cot__view_at(&column, r), size);
     *v = cot__view_make(out, v->type, 1, column.rows);
     return COT_OK;
 }
 
-static cot_status resolve(const cot__bind *b, const char *slot, int layer, int expert, bool bias, cot_view *out, const char **name, cot_error *err) {
+static cot_status resolve(const cot__bind *b, const char *slot, int layer, int expert, bool bias,
+                          cot_view *out, const char **name, cot_error *err) {
     spelling s;
     *out = (cot_view){0};
     COT_TRY(find(b, slot, layer, expert, bias, &s, err));
@@ -246,7 +273,9 @@ static cot_status resolve(const cot__bind *b, const char *slot, int layer, int e
     if (s.scales) COT_TRY(join_mxfp4(b, &s, expert, &v, err));
     else {
         if (x->type == COT_TYPE_NONE || !cot__type(x->type) || !cot__type(x->type)->decode)
-            return cot__fail(err, COT_UNSUPPORTED, path_of(b), x->name, "has type %s, which this build does not compute with", cot_type_name(x->raw_type));
+            return cot__fail(err, COT_UNSUPPORTED, path_of(b), x->name,
+                             "has type %s, which this build does not compute with",
+                             cot_type_name(x->raw_type));
         const void *p;
         COT_TRY(cot__store_tensor(b->store, x, &p, err));
         int64_t rows = 1;
@@ -256,7 +285,8 @@ static cot_status resolve(const cot__bind *b, const char *slot, int layer, int e
     }
     if (expert >= 0 && !s.per_expert && !s.scales) { /* a stack: the slab of this expert */
         int64_t n = x->dims[x->n_dims - 1];
-        if (x->n_dims < 2 || expert >= n || v.rows % n) return cot__fail(err, COT_FORMAT, path_of(b), x->name, "is no stack with an expert %d", expert);
+        if (x->n_dims < 2 || expert >= n || v.rows % n)
+            return cot__fail(err, COT_FORMAT, path_of(b), x->name, "is no stack with an expert %d", expert);
         v.rows /= n;
         v.data = (const char *)v.data + (size_t)(v.rows * expert) * v.row_stride;
     }
@@ -276,34 +306,45 @@ static cot_status resolve(const cot__bind *b, const char *slot, int layer, int e
     return COT_OK;
 }
 
-cot_status cot__slot_view(const cot__bind *b, const char *slot, int layer, int expert, cot_view *out, const char **name, cot_error *err) {
+cot_status cot__slot_view(const cot__bind *b, const char *slot, int layer, int expert, cot_view *out,
+                          const char **name, cot_error *err) {
     return resolve(b, slot, layer, expert, false, out, name, err);
 }
 
-cot_status cot__slot_bias(const cot__bind *b, const char *slot, int layer, int expert, cot_view *out, cot_error *err) {
+cot_status cot__slot_bias(const cot__bind *b, const char *slot, int layer, int expert, cot_view *out,
+                          cot_error *err) {
     COT_TRY(resolve(b, slot, layer, expert, true, out, NULL, err));
-    if (out->data && cot__type(out->type)->block != 1) return cot__fail(err, COT_UNSUPPORTED, path_of(b), slot, "a bias of type %s", cot_type_name(out->type));
+    if (out->data && cot__type(out->type)->block != 1)
+        return cot__fail(err, COT_UNSUPPORTED, path_of(b), slot, "a bias of type %s",
+                         cot_type_name(out->type));
     return COT_OK;
 }
 
-cot_status cot__slot_check(const cot__bind *b, const char *slot, int layer, const cot_view *v, int64_t rows, int64_t cols, cot_error *err) {
+cot_status cot__slot_check(const cot__bind *b, const char *slot, int layer, const cot_view *v, int64_t rows,
+                           int64_t cols, cot_error *err) {
     if (!v->data || ((rows < 0 || v->rows == rows) && (cols < 0 || v->cols == cols))) return COT_OK;
-    return cot__fail(err, COT_FORMAT, path_of(b), slot, "layer %d: is %lld × %lld, must be %lld × %lld", layer, (long long)v->rows,
-                     (long long)v->cols, (long long)rows, (long long)cols);
+    return cot__fail(err, COT_FORMAT, path_of(b), slot, "layer %d: is %lld × %lld, must be %lld × %lld",
+                     layer, (long long)v->rows, (long long)v->cols, (long long)rows, (long long)cols);
 }
 
-cot_status cot__slot_need(const cot__bind *b, const char *slot, int layer, int expert, int64_t rows, int64_t cols, cot_view *out, cot_error *err) {
+cot_status cot__slot_need(const cot__bind *b, const char *slot, int layer, int expert, int64_t rows,
+                          int64_t cols, cot_view *out, cot_error *err) {
     COT_TRY(cot__slot_view(b, slot, layer, expert, out, NULL, err));
     if (out->data) return cot__slot_check(b, slot, layer, out, rows, cols, err);
-    const json_t *spec = json_object_get(json_object_get(json_object_get(b->arch->doc, "tensors"), slot), b->arch->source->is_gguf ? "gguf" : "hf");
+    const json_t *spec = json_object_get(json_object_get(json_object_get(b->arch->doc, "tensors"), slot),
+                                         b->arch->source->is_gguf ? "gguf" : "hf");
     if (json_is_array(spec)) spec = json_array_get(spec, 0);
     if (json_is_object(spec)) spec = json_object_get(spec, "name");
     char name[MAX_NAME] = "";
-    if (!json_is_string(spec) || !expand(json_string_value(spec), layer, expert < 0 ? 0 : expert, false, name)) snprintf(name, sizeof name, "%s", slot);
-    return cot__fail(err, COT_FORMAT, path_of(b), name, "this tensor is missing (slot %s of the description \"%s\")", slot, b->arch->name);
+    if (!json_is_string(spec) ||
+        !expand(json_string_value(spec), layer, expert < 0 ? 0 : expert, false, name))
+        snprintf(name, sizeof name, "%s", slot);
+    return cot__fail(err, COT_FORMAT, path_of(b), name,
+                     "this tensor is missing (slot %s of the description \"%s\")", slot, b->arch->name);
 }
 
-cot_status cot__slot_vector(const cot__bind *b, const char *slot, bool bias, int layer, int64_t n, const float **out, int64_t *n_out, cot_error *err) {
+cot_status cot__slot_vector(const cot__bind *b, const char *slot, bool bias, int layer, int64_t n,
+                            const float **out, int64_t *n_out, cot_error *err) {
     cot_view v;
     spelling s;
     *out = NULL;
@@ -311,7 +352,9 @@ cot_status cot__slot_vector(const cot__bind *b, const char *slot, bool bias, int
     COT_TRY(resolve(b, slot, layer, -1, bias, &v, NULL, err));
     if (!v.data) return COT_OK;
     int64_t count = v.rows * v.cols;
-    if (n >= 0 && count != n) return cot__fail(err, COT_FORMAT, path_of(b), slot, "layer %d: has %lld values, must have %lld", layer, (long long)count, (long long)n);
+    if (n >= 0 && count != n)
+        return cot__fail(err, COT_FORMAT, path_of(b), slot, "layer %d: has %lld values, must have %lld",
+                         layer, (long long)count, (long long)n);
     void *p;
     COT_TRY(cot__store_derived(b->store, (size_t)count * sizeof(float), &p, err));
     for (int64_t r = 0; r < v.rows; r++) cot__view_row(&v, r, (float *)p + r * v.cols);

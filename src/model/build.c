@@ -16,7 +16,8 @@ void *cot__build_alloc(cot__build *b, size_t bytes, cot_error *err) {
     return p;
 }
 
-static cot_status value_of(cot__build *b, const json_t *op, const char *field, const char *fallback, int *out, cot_error *err) {
+static cot_status value_of(cot__build *b, const json_t *op, const char *field, const char *fallback, int *out,
+                           cot_error *err) {
     const char *name = json_object_get(op, field) ? json_string_value(json_object_get(op, field)) : fallback;
     if (!name) return cot__fail(err, COT_FORMAT, b->m->arch->file, field, "must name a value");
     for (int i = 0; i < b->m->n_values; i++)
@@ -24,8 +25,10 @@ static cot_status value_of(cot__build *b, const json_t *op, const char *field, c
             *out = i;
             return COT_OK;
         }
-    if (b->m->n_values == COT__VALUES) return cot__fail(err, COT_LIMIT, b->m->arch->file, field, "more than %d values are named", COT__VALUES);
-    b->m->value_name[*out = b->m->n_values++] = name;
+    if (b->m->n_values == COT__VALUES)
+        return cot__fail(err, COT_LIMIT, b->m->arch->file, field, "more than %d values are named",
+                         COT__VALUES);
+    b->m->value_name[ *out = b->m->n_values++] = name;
     return COT_OK;
 }
 
@@ -68,13 +71,15 @@ cot_status cot__build_rope(cot__build *b, const json_t *op, int *out, cot_error 
         }
     const json_t *spec = json_object_get(json_object_get(m->arch->doc, "rope"), name);
     if (!spec) return cot__fail(err, COT_FORMAT, m->arch->file, "rope", "\"%s\" is not described", name);
-    if (m->n_ropes == COT__ROPES) return cot__fail(err, COT_LIMIT, m->arch->file, "rope", "more than %d are used", COT__ROPES);
+    if (m->n_ropes == COT__ROPES)
+        return cot__fail(err, COT_LIMIT, m->arch->file, "rope", "more than %d are used", COT__ROPES);
     COT_TRY(cot__rope_build(m, name, spec, &m->rope[m->n_ropes], err));
     *out = m->n_ropes++;
     return COT_OK;
 }
 
-cot_status cot__build_stream(cot__build *b, int heads, int dk, int dv, bool v_alias, int *out, cot_error *err) {
+cot_status cot__build_stream(cot__build *b, int heads, int dk, int dv, bool v_alias, int *out,
+                             cot_error *err) {
     cot_model *m = b->m;
     cot__kv_stream *p = cot__realloc_array(m->streams, (size_t)m->n_streams + 1, sizeof *p);
     if (!p) return cot__fail_memory(err, ((size_t)m->n_streams + 1) * sizeof *p);
@@ -99,16 +104,20 @@ cot_status cot__build_eps(cot__build *b, const json_t *op, float *out, cot_error
 static cot_status build_norm(cot__build *b, const json_t *op, cot__step *s, cot_error *err) {
     const char *kind = "rms", *slot = json_string_value(json_object_get(op, "weight"));
     COT_TRY(cot__arch_string(b->m->arch, json_object_get(op, "norm"), "norm", &kind, err));
-    if (strcmp(kind, "rms") != 0 && strcmp(kind, "layer") != 0) return cot__fail(err, COT_FORMAT, b->m->arch->file, "norm", "must be rms or layer");
+    if (strcmp(kind, "rms") != 0 && strcmp(kind, "layer") != 0)
+        return cot__fail(err, COT_FORMAT, b->m->arch->file, "norm", "must be rms or layer");
     s->norm.kind = kind[0] == 'r' ? COT_NORM_RMS : COT_NORM_LAYER;
     COT_TRY(cot__build_eps(b, op, &s->norm.eps, err));
     if (!slot) return COT_OK; /* a norm without weight */
     COT_TRY(cot__slot_vector(&b->bind, slot, false, s->layer, b->m->n_embd, &s->norm.w, NULL, err));
     if (!s->norm.w) {
         cot_view v;
-        return cot__slot_need(&b->bind, slot, s->layer, -1, 1, b->m->n_embd, &v, err); /* fails, naming the tensor */
+        return cot__slot_need(&b->bind, slot, s->layer, -1, 1, b->m->n_embd, &v,
+                              err); /* fails, naming the tensor */
     }
-    return s->norm.kind == COT_NORM_LAYER ? cot__slot_vector(&b->bind, slot, true, s->layer, b->m->n_embd, &s->norm.b, NULL, err) : COT_OK;
+    return s->norm.kind == COT_NORM_LAYER
+               ? cot__slot_vector(&b->bind, slot, true, s->layer, b->m->n_embd, &s->norm.b, NULL, err)
+               : COT_OK;
 }
 
 static cot_status build_add(cot__build *b, const json_t *op, cot__step *s, cot_error *err) {
@@ -155,9 +164,12 @@ static cot_status build_op(cot__build *b, const json_t *op, int layer, cot_error
     return cot__fail(err, COT_UNSUPPORTED, m->arch->file, "op", "no mechanism is named \"%s\"", name);
 }
 
-static cot_status build_list(cot__build *b, const json_t *list, const char *field, int layer, cot_error *err) {
-    if (!json_is_array(list)) return cot__fail(err, COT_FORMAT, b->m->arch->file, field, "must be a list of sub-layers");
-    for (size_t i = 0; i < json_array_size(list); i++) COT_TRY(build_op(b, json_array_get(list, i), layer, err));
+static cot_status build_list(cot__build *b, const json_t *list, const char *field, int layer,
+                             cot_error *err) {
+    if (!json_is_array(list))
+        return cot__fail(err, COT_FORMAT, b->m->arch->file, field, "must be a list of sub-layers");
+    for (size_t i = 0; i < json_array_size(list); i++)
+        COT_TRY(build_op(b, json_array_get(list, i), layer, err));
     return COT_OK;
 }
 
@@ -169,7 +181,9 @@ static cot_status build_input(cot__build *b, cot_error *err) {
     COT_TRY(value_of(b, NULL, "h", "h", &h, err)); /* value 0 is the stream that the input fills */
     COT_TRY(cot__slot_need(&b->bind, "token_embd", -1, -1, -1, m->n_embd, &m->embed, err));
     m->n_vocab = m->embed.rows;
-    if (m->n_vocab > INT32_MAX) return cot__fail(err, COT_LIMIT, cot__build_path(b), "token_embd", "has %lld rows", (long long)m->n_vocab);
+    if (m->n_vocab > INT32_MAX)
+        return cot__fail(err, COT_LIMIT, cot__build_path(b), "token_embd", "has %lld rows",
+                         (long long)m->n_vocab);
     m->embed_scale = 1;
     COT_TRY(cot__arch_f32(m->arch, in, "scale", -1, &m->embed_scale, err));
     COT_TRY(cot__arch_f32(m->arch, in, "sqrt_scale", -1, &of, err));
@@ -211,10 +225,13 @@ cot_status cot__model_build(cot_model *m, cot_error *err) {
     json_decref(sizes);
     COT_TRY(s);
     COT_TRY(cot__arch_int(m->arch, stack, "count", -1, 1, 4096, &n_layer, err));
-    if (!m->n_embd || !n_layer || !m->n_ctx_train) return cot__fail(err, COT_FORMAT, m->source->path, "n_embd, n_layer, n_ctx_train", "are not all given");
+    if (!m->n_embd || !n_layer || !m->n_ctx_train)
+        return cot__fail(err, COT_FORMAT, m->source->path, "n_embd, n_layer, n_ctx_train",
+                         "are not all given");
     m->n_layer = (int)n_layer;
     COT_TRY(build_input(&b, err));
-    for (int i = 0; i < m->n_layer; i++) COT_TRY(build_list(&b, json_object_get(stack, "layer"), "stacks.decoder.layer", i, err));
+    for (int i = 0; i < m->n_layer; i++)
+        COT_TRY(build_list(&b, json_object_get(stack, "layer"), "stacks.decoder.layer", i, err));
     COT_TRY(build_list(&b, json_object_get(stack, "output"), "stacks.decoder.output", -1, err));
     return build_head(&b, err);
 }

@@ -13,7 +13,8 @@ typedef struct cot__build {
 const char *cot__build_path(const cot__build *b);
 void *cot__build_alloc(cot__build *b, size_t bytes, cot_error *err); /* zeroed, lives as long as the model */
 cot_status cot__build_rope(cot__build *b, const json_t *op, int *out, cot_error *err);
-cot_status cot__build_stream(cot__build *b, int heads, int dk, int dv, bool v_alias, int *out, cot_error *err);
+cot_status cot__build_stream(cot__build *b, int heads, int dk, int dv, bool v_alias, int *out,
+                             cot_error *err);
 cot_status cot__build_eps(cot__build *b, const json_t *op, float *out, cot_error *err);
 
 cot_status cot__build_attention(cot__build *b, const json_t *op, cot__step *s, cot_error *err);

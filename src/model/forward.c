@@ -36,7 +36,9 @@ static cot_status run_step(cot__forward *f, const cot__step *s, cot_error *err) 
     size_t stride = (size_t)cols, mark;
     cot__rows x = cot__rows_of(in, stride, n, cols);
     switch (s->kind) {
-    case COT__STEP_NORM: cot__op_norm(c, s->norm.kind, out, stride, in, stride, n, 1, cols, s->norm.w, s->norm.b, s->norm.eps); break;
+    case COT__STEP_NORM:
+        cot__op_norm(c, s->norm.kind, out, stride, in, stride, n, 1, cols, s->norm.w, s->norm.b, s->norm.eps);
+        break;
     case COT__STEP_ADD: cot__op_add(c, out, stride, in, stride, n, cols, s->scale); break;
     case COT__STEP_ATTENTION: COT_TRY(cot__attention_forward(f, s, err)); break;
     case COT__STEP_MLA: COT_TRY(cot__mla_forward(f, s, err)); break;
@@ -47,7 +49,9 @@ static cot_status run_step(cot__forward *f, const cot__step *s, cot_error *err) 
         cot__arena_rewind(c->arena, mark);
         break;
     }
-    case COT__STEP_MOE: COT_TRY(cot__moe_forward(c, s->moe, f->m->store, &f->pass->moe, &x, out, stride, err)); break;
+    case COT__STEP_MOE:
+        COT_TRY(cot__moe_forward(c, s->moe, f->m->store, &f->pass->moe, &x, out, stride, err));
+        break;
     }
     cot__tap(c, f->m->value_name[s->out], s->layer, out, stride, n, cols);
     return COT_OK;
@@ -58,7 +62,8 @@ static cot_status run_head(cot__forward *f, cot_error *err) {
     const cot__pass *p = f->pass;
     cot__ops *c = f->ops;
     size_t vocab = (size_t)m->n_vocab, cols = (size_t)m->n_embd;
-    float *x = cot__arena_alloc(c->arena, HEAD_ROWS * cols * sizeof *x), *y = cot__arena_alloc(c->arena, HEAD_ROWS * vocab * sizeof *y);
+    float *x = cot__arena_alloc(c->arena, HEAD_ROWS * cols * sizeof *x),
+          *y = cot__arena_alloc(c->arena, HEAD_ROWS * vocab * sizeof *y);
     if (!x || !y) return cot__fail_memory(err, HEAD_ROWS * vocab * sizeof *y);
     size_t which[HEAD_ROWS];
     int64_t row = 0;
@@ -76,9 +81,11 @@ static cot_status run_head(cot__forward *f, cot_error *err) {
         cot__arena_rewind(c->arena, mark);
         if (m->logit_scale != 1.0f) cot__op_scale(c, y, vocab, k, (int64_t)vocab, m->logit_scale);
         if (m->logit_softcap > 0)
-            for (size_t i = 0; i < (size_t)k * vocab; i++) y[i] = m->logit_softcap * tanhf(y[i] / m->logit_softcap);
+            for (size_t i = 0; i < (size_t)k * vocab; i++)
+                y[i] = m->logit_softcap * tanhf(y[i] / m->logit_softcap);
         for (int64_t i = 0; i < k; i++)
-            if (!p->logits(p->user, which[i], y + (size_t)i * vocab, m->n_vocab)) return cot__fail(err, COT_CANCELLED, NULL, NULL, "cancelled");
+            if (!p->logits(p->user, which[i], y + (size_t)i * vocab, m->n_vocab))
+                return cot__fail(err, COT_CANCELLED, NULL, NULL, "cancelled");
     }
     return COT_OK;
 }
@@ -108,13 +115,17 @@ uint64_t cot__model_scratch(const cot_model *m, int64_t n, int threads) {
         uint64_t need = rows * (uint64_t)m->n_embd * 5;
         if (s->kind == COT__STEP_ATTENTION) {
             const cot__attn_block *a = s->attn;
-            need += rows * 4 * (uint64_t)(2 * a->heads * (a->dk + a->dv) + a->kv_heads * (a->dk + a->dv)) + (uint64_t)threads * 64 * 4 * (uint64_t)(a->dk + 2 * a->dv);
+            need += rows * 4 * (uint64_t)(2 * a->heads * (a->dk + a->dv) + a->kv_heads * (a->dk + a->dv)) +
+                    (uint64_t)threads * 64 * 4 * (uint64_t)(a->dk + 2 * a->dv);
         } else if (s->kind == COT__STEP_MLA) {
             const cot__mla_block *a = s->mla;
-            need += rows * 4 * (uint64_t)(a->heads * (a->nope + 2 * a->rot + 2 * a->kv_rank + 2 * a->dv) + a->kv_rank + a->rot + a->q_rank);
+            need += rows * 4 *
+                    (uint64_t)(a->heads * (a->nope + 2 * a->rot + 2 * a->kv_rank + 2 * a->dv) + a->kv_rank +
+                               a->rot + a->q_rank);
         } else if (s->kind == COT__STEP_FFN || s->kind == COT__STEP_MOE) {
             bool moe = s->kind == COT__STEP_MOE;
-            uint64_t d_ff = moe ? 0 : (uint64_t)s->ffn->expert.part[COT__UP].rows, k = moe ? (uint64_t)s->moe->router.k : 1;
+            uint64_t d_ff = moe ? 0 : (uint64_t)s->ffn->expert.part[COT__UP].rows,
+                     k = moe ? (uint64_t)s->moe->router.k : 1;
             if (moe) {
                 cot__lease lease;
                 int32_t first = 0;

@@ -16,8 +16,8 @@ typedef struct cot__rope {
     const char *name;
     int n_rot; /* 0: none */
     bool neox;
-    float *freq;      /* n_rot / 2 */
-    float *freq_long; /* LongRoPE above original_ctx, else NULL */
+    float *freq;         /* n_rot / 2 */
+    float *freq_long;    /* LongRoPE above original_ctx, else NULL */
     float mul, mul_long; /* on cos and sin */
     int64_t original_ctx;
 } cot__rope;
@@ -43,7 +43,14 @@ typedef struct cot__mla_block {
     float norm_eps, scale;
 } cot__mla_block;
 
-typedef enum cot__step_kind { COT__STEP_NORM, COT__STEP_ATTENTION, COT__STEP_MLA, COT__STEP_FFN, COT__STEP_MOE, COT__STEP_ADD } cot__step_kind;
+typedef enum cot__step_kind {
+    COT__STEP_NORM,
+    COT__STEP_ATTENTION,
+    COT__STEP_MLA,
+    COT__STEP_FFN,
+    COT__STEP_MOE,
+    COT__STEP_ADD
+} cot__step_kind;
 
 typedef struct cot__step {
     cot__step_kind kind;
@@ -51,10 +58,17 @@ typedef struct cot__step {
     int stream;         /* attention: index of its KV stream */
     float scale;        /* ADD */
     union {
-        struct { cot_norm kind; const float *w, *b; float eps; } norm;
+        struct {
+            cot_norm kind;
+            const float *w, *b;
+            float eps;
+        } norm;
         cot__attn_block *attn;
         cot__mla_block *mla;
-        struct { cot__expert expert; cot__ffn ffn; } *ffn;
+        struct {
+            cot__expert expert;
+            cot__ffn ffn;
+        } * ffn;
         cot__moe *moe;
     };
 } cot__step;
@@ -76,7 +90,7 @@ struct cot_model {
     float embed_scale, logit_scale, logit_softcap;
     int64_t n_embd, n_vocab, n_ctx_train;
     int n_layer, n_sites, max_experts, max_used;
-    int head_value; /* value that the head reads */
+    int head_value;                   /* value that the head reads */
     struct cot__tokenizer *tokenizer; /* NULL: none */
     struct cot__chat *chat;           /* NULL: none */
     char *chat_template;
@@ -89,7 +103,8 @@ struct cot_model {
 /* build.c: compiles the description of model->arch into steps. */
 cot_status cot__model_build(cot_model *m, cot_error *err);
 /* rope.c */
-cot_status cot__rope_build(cot_model *m, const char *name, const json_t *spec, cot__rope *out, cot_error *err);
+cot_status cot__rope_build(cot_model *m, const char *name, const json_t *spec, cot__rope *out,
+                           cot_error *err);
 /* text_load.c: tokenizer, template and end ids from the source. */
 cot_status cot__model_load_text(cot_model *m, cot_error *err);
 

@@ -10,24 +10,31 @@ void cot_free(void *p) { cot__free(p); }
 
 void cot_model_defaults(cot_model_options *o) { *o = (cot_model_options){.struct_size = sizeof *o}; }
 
-cot_status cot_model_open(cot_model **out, const char *path, const cot_model_options *options, cot_error *err) {
+cot_status cot_model_open(cot_model **out, const char *path, const cot_model_options *options,
+                          cot_error *err) {
     cot_model_options o;
     cot_model_defaults(&o);
     cot__error_clear(err);
-    if (options && options->struct_size != sizeof o) return cot__fail(err, COT_ARGUMENT, NULL, "cot_model_options", "struct_size is %zu; call cot_model_defaults first", options->struct_size);
+    if (options && options->struct_size != sizeof o)
+        return cot__fail(err, COT_ARGUMENT, NULL, "cot_model_options",
+                         "struct_size is %zu; call cot_model_defaults first", options->struct_size);
     if (options) o = *options;
     cot_model *m = cot__alloc_zero(1, sizeof *m);
     if (!m) return cot__fail_memory(err, sizeof *m);
     cot_status s = cot__arena_create(&m->arena, 1 << 18, 0, err);
     if (s == COT_OK) s = cot__source_open(&m->source, path, err);
     if (s == COT_OK) s = cot__arch_open(&m->arch, m->source, o.arch_file, err);
-    if (s == COT_OK) s = cot__store_create(&m->store, m->source->tensors, o.residency == COT_RESIDENCY_MEMORY ? COT__RESIDENCY_MEMORY : COT__RESIDENCY_MMAP, err);
+    if (s == COT_OK)
+        s = cot__store_create(
+            &m->store, m->source->tensors,
+            o.residency == COT_RESIDENCY_MEMORY ? COT__RESIDENCY_MEMORY : COT__RESIDENCY_MMAP, err);
     if (s == COT_OK && o.residency == COT_RESIDENCY_MEMORY) {
         const cot__tensor_set *set = m->source->tensors;
         for (size_t i = 0; i < set->n_tensors && s == COT_OK; i++) {
             const void *p;
             s = cot__store_tensor(m->store, &set->tensors[i], &p, err);
-            if (s == COT_OK && o.progress && !o.progress(o.progress_user, "load", i + 1, set->n_tensors)) s = cot__fail(err, COT_CANCELLED, path, NULL, "loading was cancelled");
+            if (s == COT_OK && o.progress && !o.progress(o.progress_user, "load", i + 1, set->n_tensors))
+                s = cot__fail(err, COT_CANCELLED, path, NULL, "loading was cancelled");
         }
     }
     if (s == COT_OK) s = cot__model_build(m, err);
@@ -58,7 +65,8 @@ size_t cot_model_tensor_count(const cot_model *m) { return m->source->tensors->n
 
 cot_status cot_model_tensor(const cot_model *m, size_t i, cot_tensor_info *out, cot_error *err) {
     const cot__tensor_set *set = m->source->tensors;
-    if (i >= set->n_tensors) return cot__fail(err, COT_ARGUMENT, m->source->path, "tensor", "there are %zu", set->n_tensors);
+    if (i >= set->n_tensors)
+        return cot__fail(err, COT_ARGUMENT, m->source->path, "tensor", "there are %zu", set->n_tensors);
     const cot__tensor *t = &set->tensors[i];
     *out = (cot_tensor_info){.name = t->name, .type = t->raw_type, .n_dims = t->n_dims, .bytes = t->bytes};
     memcpy(out->dims, t->dims, sizeof out->dims);
@@ -71,15 +79,19 @@ static uint64_t elements(const cot__tensor *t) {
     return n;
 }
 
-static uint64_t view_bytes(const cot_view *v) { return v->data ? (uint64_t)v->rows * cot__row_bytes(v->type, v->cols) : 0; }
+static uint64_t view_bytes(const cot_view *v) {
+    return v->data ? (uint64_t)v->rows * cot__row_bytes(v->type, v->cols) : 0;
+}
 static uint64_t view_count(const cot_view *v) { return v->data ? (uint64_t)v->rows * (uint64_t)v->cols : 0; }
 
 static void count_expert(const cot__expert *e, uint64_t *params, uint64_t *bytes) {
-    for (int p = 0; p < COT__PARTS; p++) *params += view_count(&e->part[p]), *bytes += view_bytes(&e->part[p]);
+    for (int p = 0; p < COT__PARTS; p++)
+        *params += view_count(&e->part[p]), *bytes += view_bytes(&e->part[p]);
 }
 
 /* Experts of all sites: all of them, and those that one token uses. */
-static void count_experts(const cot_model *m, uint64_t *all_params, uint64_t *all_bytes, uint64_t *used_params, uint64_t *used_bytes) {
+static void count_experts(const cot_model *m, uint64_t *all_params, uint64_t *all_bytes,
+                          uint64_t *used_params, uint64_t *used_bytes) {
     for (size_t i = 0; i < m->n_steps; i++) {
         const cot__step *s = &m->steps[i];
         if (s->kind != COT__STEP_MOE) continue;
@@ -99,10 +111,22 @@ static void count_experts(const cot_model *m, uint64_t *all_params, uint64_t *al
 }
 
 void cot_model_get_info(const cot_model *m, cot_model_info *info) {
-    *info = (cot_model_info){.struct_size = sizeof *info, .path = m->source->path, .arch = m->source->arch, .description = m->arch->name,
-                             .n_layers = m->n_layer, .n_embd = m->n_embd, .n_vocab = m->n_vocab, .n_ctx_train = m->n_ctx_train, .n_sites = m->n_sites,
-                             .n_experts = m->max_experts, .n_experts_used = m->max_used, .has_tokenizer = m->tokenizer != NULL, .has_chat_template = m->chat_template != NULL};
-    info->format = !m->source->is_gguf ? "safetensors" : cot__gguf_version(m->source->gguf) == 2 ? "GGUF v2" : "GGUF v3";
+    *info = (cot_model_info){.struct_size = sizeof *info,
+                             .path = m->source->path,
+                             .arch = m->source->arch,
+                             .description = m->arch->name,
+                             .n_layers = m->n_layer,
+                             .n_embd = m->n_embd,
+                             .n_vocab = m->n_vocab,
+                             .n_ctx_train = m->n_ctx_train,
+                             .n_sites = m->n_sites,
+                             .n_experts = m->max_experts,
+                             .n_experts_used = m->max_used,
+                             .has_tokenizer = m->tokenizer != NULL,
+                             .has_chat_template = m->chat_template != NULL};
+    info->format = !m->source->is_gguf                       ? "safetensors"
+                   : cot__gguf_version(m->source->gguf) == 2 ? "GGUF v2"
+                                                             : "GGUF v3";
     const cot__tensor_set *set = m->source->tensors;
     for (size_t i = 0; i < set->n_tensors; i++) {
         info->bytes_total += set->tensors[i].bytes;
@@ -114,14 +138,19 @@ void cot_model_get_info(const cot_model *m, cot_model_info *info) {
         const cot__step *s = &m->steps[i];
         if (s->kind == COT__STEP_ATTENTION) {
             const cot__attn_block *a = s->attn;
-            info->bytes_attention += view_bytes(&a->wq) + view_bytes(&a->wk) + view_bytes(&a->wv) + view_bytes(&a->wo);
+            info->bytes_attention +=
+                view_bytes(&a->wq) + view_bytes(&a->wk) + view_bytes(&a->wv) + view_bytes(&a->wo);
             info->kv_bytes_per_token_f16 += 2 * (uint64_t)a->kv_heads * (uint64_t)(a->dk + a->dv);
-            if (!info->n_heads) info->n_heads = a->heads, info->n_kv_heads = a->kv_heads, info->head_dim = a->dk;
+            if (!info->n_heads)
+                info->n_heads = a->heads, info->n_kv_heads = a->kv_heads, info->head_dim = a->dk;
         } else if (s->kind == COT__STEP_MLA) {
             const cot__mla_block *a = s->mla;
-            info->bytes_attention += view_bytes(&a->wq) + view_bytes(&a->wqa) + view_bytes(&a->wqb) + view_bytes(&a->wkva) + view_bytes(&a->wo) + view_bytes(&a->wk) + (a->k_transposed ? view_bytes(&a->wv) : 0);
+            info->bytes_attention += view_bytes(&a->wq) + view_bytes(&a->wqa) + view_bytes(&a->wqb) +
+                                     view_bytes(&a->wkva) + view_bytes(&a->wo) + view_bytes(&a->wk) +
+                                     (a->k_transposed ? view_bytes(&a->wv) : 0);
             info->kv_bytes_per_token_f16 += 2 * (uint64_t)(a->kv_rank + a->rot);
-            if (!info->n_heads) info->n_heads = a->heads, info->n_kv_heads = 1, info->head_dim = a->nope + a->rot;
+            if (!info->n_heads)
+                info->n_heads = a->heads, info->n_kv_heads = 1, info->head_dim = a->nope + a->rot;
         }
     }
     bool tied = m->head.data == m->embed.data;

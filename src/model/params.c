@@ -1,5 +1,6 @@
-/* Owns: the hyper-parameters of a model: read from the file by the description's keys, with aliases, enumerations,
- * defaults and the few derivations that are allowed (product, ratio, sum, difference, period). */
+/* Owns: the hyper-parameters of a model: read from the file by the description's keys, with aliases,
+ * enumerations, defaults and the few derivations that are allowed (product, ratio, sum, difference, period).
+ */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -19,11 +20,13 @@ const cot__param *cot__param_find(const cot__arch *a, const char *name) {
 }
 
 /* An enumeration maps the file's value (as text) to a literal of the description. */
-static cot_status enumerate(const cot__arch *a, const cot__param *p, const json_t *map, const char *text, double *number,
-                            const char **str, bool *is_string, cot_error *err) {
+static cot_status enumerate(const cot__arch *a, const cot__param *p, const json_t *map, const char *text,
+                            double *number, const char **str, bool *is_string, cot_error *err) {
     const json_t *v = json_object_get(map, text);
     if (!v) v = json_object_get(map, "*");
-    if (!v) return cot__fail(err, COT_UNSUPPORTED, a->source->path, p->name, "\"%s\" is not among the values that this family is described with", text);
+    if (!v)
+        return cot__fail(err, COT_UNSUPPORTED, a->source->path, p->name,
+                         "\"%s\" is not among the values that this family is described with", text);
     *is_string = json_is_string(v);
     if (*is_string) *str = json_string_value(v);
     else *number = json_is_boolean(v) ? json_is_true(v) : json_number_value(v);
@@ -42,7 +45,8 @@ static cot_status set_number(const cot__arch *a, cot__param *p, const json_t *ma
     return COT_OK;
 }
 
-static cot_status set_string(const cot__arch *a, cot__param *p, const json_t *map, const char *s, cot_error *err) {
+static cot_status set_string(const cot__arch *a, cot__param *p, const json_t *map, const char *s,
+                             cot_error *err) {
     bool is_string = true;
     p->str = s;
     if (map) COT_TRY(enumerate(a, p, map, s, &p->number, &p->str, &is_string, err));
@@ -51,7 +55,9 @@ static cot_status set_string(const cot__arch *a, cot__param *p, const json_t *ma
 }
 
 static cot_status make_list(const cot__arch *a, cot__param *p, uint64_t n, cot_error *err) {
-    if (n > MAX_LIST) return cot__fail(err, COT_LIMIT, a->source->path, p->name, "has %llu elements, at most %d are read", (unsigned long long)n, MAX_LIST);
+    if (n > MAX_LIST)
+        return cot__fail(err, COT_LIMIT, a->source->path, p->name, "has %llu elements, at most %d are read",
+                         (unsigned long long)n, MAX_LIST);
     p->list = cot__alloc_zero(n, sizeof *p->list);
     if (!p->list) return cot__fail_memory(err, n * sizeof *p->list);
     p->n_list = n;
@@ -59,7 +65,8 @@ static cot_status make_list(const cot__arch *a, cot__param *p, uint64_t n, cot_e
     return COT_OK;
 }
 
-static cot_status from_gguf(const cot__arch *a, cot__param *p, const char *key, const json_t *map, cot_error *err) {
+static cot_status from_gguf(const cot__arch *a, cot__param *p, const char *key, const json_t *map,
+                            cot_error *err) {
     char full[192];
     snprintf(full, sizeof full, "%s%s", key[0] == '.' ? a->source->arch : "", key);
     const cot__gguf_kv *kv = cot__gguf_find(a->source->gguf, full);
@@ -67,28 +74,33 @@ static cot_status from_gguf(const cot__arch *a, cot__param *p, const char *key, 
     if (!kv) return COT_OK;
     if (kv->type == COT_GGUF_STRING) return set_string(a, p, map, kv->str.s, err);
     if (kv->type != COT_GGUF_ARRAY) {
-        if (!cot__gguf_f64(kv, 0, &x)) return cot__fail(err, COT_FORMAT, a->source->path, full, "must be a number or a string");
+        if (!cot__gguf_f64(kv, 0, &x))
+            return cot__fail(err, COT_FORMAT, a->source->path, full, "must be a number or a string");
         return set_number(a, p, map, x, err);
     }
     COT_TRY(make_list(a, p, kv->count, err));
     for (uint64_t i = 0; i < kv->count; i++) {
-        if (!cot__gguf_f64(kv, i, &p->list[i])) return cot__fail(err, COT_FORMAT, a->source->path, full, "must hold numbers");
+        if (!cot__gguf_f64(kv, i, &p->list[i]))
+            return cot__fail(err, COT_FORMAT, a->source->path, full, "must hold numbers");
     }
     return COT_OK;
 }
 
-static cot_status from_json(const cot__arch *a, cot__param *p, const json_t *v, const char *key, const json_t *map, cot_error *err) {
+static cot_status from_json(const cot__arch *a, cot__param *p, const json_t *v, const char *key,
+                            const json_t *map, cot_error *err) {
     const char *file = a->source->config_path;
     if (json_is_string(v)) return set_string(a, p, map, json_string_value(v), err);
     if (json_is_boolean(v)) return set_number(a, p, map, json_is_true(v), err);
     if (json_is_number(v)) return set_number(a, p, map, json_number_value(v), err);
-    if (!json_is_array(v)) return cot__fail(err, COT_FORMAT, file, key, "must be a number, a string, true, false or a list");
+    if (!json_is_array(v))
+        return cot__fail(err, COT_FORMAT, file, key, "must be a number, a string, true, false or a list");
     COT_TRY(make_list(a, p, json_array_size(v), err));
     for (size_t i = 0; i < p->n_list; i++) {
         const json_t *e = json_array_get(v, i);
         const char *str = NULL;
         bool is_string = false;
-        if (json_is_string(e) && map) COT_TRY(enumerate(a, p, map, json_string_value(e), &p->list[i], &str, &is_string, err));
+        if (json_is_string(e) && map)
+            COT_TRY(enumerate(a, p, map, json_string_value(e), &p->list[i], &str, &is_string, err));
         else if (json_is_boolean(e)) p->list[i] = json_is_true(e);
         else if (json_is_number(e)) p->list[i] = json_number_value(e);
         else is_string = true;
@@ -98,7 +110,8 @@ static cot_status from_json(const cot__arch *a, cot__param *p, const json_t *v, 
 }
 
 static cot_status from_source(const cot__arch *a, cot__param *p, const json_t *spec, cot_error *err) {
-    const json_t *keys = json_object_get(spec, a->source->is_gguf ? "gguf" : "hf"), *map = json_object_get(spec, "enum");
+    const json_t *keys = json_object_get(spec, a->source->is_gguf ? "gguf" : "hf"),
+                 *map = json_object_get(spec, "enum");
     size_t n = json_is_array(keys) ? json_array_size(keys) : keys ? 1 : 0;
     for (size_t i = 0; i < n && p->kind == COT__PARAM_NONE; i++) {
         const char *key = json_string_value(json_is_array(keys) ? json_array_get(keys, i) : keys);
@@ -137,7 +150,8 @@ static cot_status derive(cot__arch *a, cot__param *p, const char *how, const jso
         else if (how[0] == 's') x[0] += x[i];
         else x[0] -= x[i];
     }
-    if (!isfinite(x[0])) return cot__fail(err, COT_FORMAT, a->source->path, p->name, "cannot be derived: division by zero");
+    if (!isfinite(x[0]))
+        return cot__fail(err, COT_FORMAT, a->source->path, p->name, "cannot be derived: division by zero");
     p->kind = COT__PARAM_NUMBER;
     p->number = x[0];
     return COT_OK;
@@ -152,12 +166,15 @@ static cot_status schedule(cot__arch *a, cot__param *p, const json_t *d, cot_err
     COT_TRY(operand(a, json_object_get(d, "others"), &others, &found[2], err));
     cot__param *count = (cot__param *)cot__param_find(a, "n_layer");
     if (count) COT_TRY(resolve(a, count, err));
-    if (!count || count->kind != COT__PARAM_NUMBER || !(count->number >= 1 && count->number <= 4096) || !found[1] || !found[2])
-        return cot__fail(err, COT_FORMAT, a->file, p->name, "a period needs last, others and a usable n_layer");
+    if (!count || count->kind != COT__PARAM_NUMBER || !(count->number >= 1 && count->number <= 4096) ||
+        !found[1] || !found[2])
+        return cot__fail(err, COT_FORMAT, a->file, p->name,
+                         "a period needs last, others and a usable n_layer");
     if (!found[0]) return COT_OK;
     layers = count->number;
     COT_TRY(make_list(a, p, (uint64_t)layers, err));
-    for (size_t i = 0; i < p->n_list; i++) p->list[i] = period >= 1 && (i + 1) % (size_t)period == 0 ? last : others;
+    for (size_t i = 0; i < p->n_list; i++)
+        p->list[i] = period >= 1 && (i + 1) % (size_t)period == 0 ? last : others;
     return COT_OK;
 }
 
@@ -202,14 +219,16 @@ static cot_status resolve(cot__arch *a, cot__param *p, cot_error *err) {
     if (p->resolving) return cot__fail(err, COT_FORMAT, a->file, p->name, "is defined by itself");
     p->resolving = true;
     const json_t *spec = json_object_get(json_object_get(a->doc, "params"), p->name);
-    if (json_is_object(spec) && !json_object_get(spec, "product") && !json_object_get(spec, "period") && !json_object_get(spec, "ratio") &&
-        !json_object_get(spec, "sum") && !json_object_get(spec, "difference")) {
+    if (json_is_object(spec) && !json_object_get(spec, "product") && !json_object_get(spec, "period") &&
+        !json_object_get(spec, "ratio") && !json_object_get(spec, "sum") &&
+        !json_object_get(spec, "difference")) {
         COT_TRY(from_source(a, p, spec, err));
         if (p->kind == COT__PARAM_NONE) COT_TRY(set_default(a, p, json_object_get(spec, "default"), err));
         if (p->kind == COT__PARAM_NONE && json_is_true(json_object_get(spec, "required"))) {
             const json_t *key = json_object_get(spec, a->source->is_gguf ? "gguf" : "hf");
             if (json_is_array(key)) key = json_array_get(key, 0);
-            return cot__fail(err, COT_FORMAT, a->source->path, json_is_string(key) ? json_string_value(key) : p->name, "is missing");
+            return cot__fail(err, COT_FORMAT, a->source->path,
+                             json_is_string(key) ? json_string_value(key) : p->name, "is missing");
         }
     } else COT_TRY(set_default(a, p, spec, err));
     p->resolved = true;

@@ -33,13 +33,15 @@ static cot_status open_folder(cot__source *s, cot_error *err) {
     if (st == COT_OK) st = cot__json_load(&s->config, s->config_path, MAX_CONFIG, err);
     if (st == COT_OK && !json_is_object(s->config))
         st = cot__fail(err, COT_FORMAT, s->config_path, NULL, "must hold a JSON object");
-    if (st == COT_OK && cot__path_exists(generation)) st = cot__json_load(&s->generation, generation, MAX_CONFIG, err);
+    if (st == COT_OK && cot__path_exists(generation))
+        st = cot__json_load(&s->generation, generation, MAX_CONFIG, err);
     cot__free(generation);
     if (st != COT_OK) return st;
     const json_t *list = json_object_get(s->config, "architectures");
     s->arch = json_string_value(json_array_get(list, 0));
     if (!s->arch)
-        return cot__fail(err, COT_FORMAT, s->config_path, "architectures", "must be a list with the model's class name");
+        return cot__fail(err, COT_FORMAT, s->config_path, "architectures",
+                         "must be a list with the model's class name");
     COT_TRY(lift_text_config(s, err));
     s->arch = json_string_value(json_array_get(list, 0));
     COT_TRY(cot__safetensors_open(&s->owned, s->path, err));
@@ -53,7 +55,8 @@ cot_status cot__source_open(cot__source **out, const char *path, cot_error *err)
     s->path = cot__strdup(path);
     cot_status st = s->path ? COT_OK : cot__fail_memory(err, strlen(path));
     if (st == COT_OK && !cot__path_exists(path))
-        st = cot__fail(err, COT_NOT_FOUND, path, NULL, "does not exist; MODEL is a GGUF file or a Hugging Face folder");
+        st = cot__fail(err, COT_NOT_FOUND, path, NULL,
+                       "does not exist; MODEL is a GGUF file or a Hugging Face folder");
     if (st == COT_OK) st = cot__path_is_dir(path) ? open_folder(s, err) : open_gguf(s, err);
     if (st != COT_OK) cot__source_close(&s);
     else *out = s;

@@ -5,8 +5,8 @@
 #include "base/json.h"
 #include "format/gguf.h"
 
-/* Immutable after opening. GGUF: gguf is set. Hugging Face folder: config (config.json, its text_config lifted to
- * the top where there is one) and maybe generation (generation_config.json). */
+/* Immutable after opening. GGUF: gguf is set. Hugging Face folder: config (config.json, its text_config
+ * lifted to the top where there is one) and maybe generation (generation_config.json). */
 typedef struct cot__source {
     char *path;
     bool is_gguf;

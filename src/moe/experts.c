@@ -1,6 +1,6 @@
-/* Owns: the computation of all chosen experts of a layer in three parallel jobs: gate and up with the activation,
- * encoding of the hidden rows, down with the weighted sum. Each output value is made by one work item that adds
- * the experts in the order given, so threads and batches cannot change it. */
+/* Owns: the computation of all chosen experts of a layer in three parallel jobs: gate and up with the
+ * activation, encoding of the hidden rows, down with the weighted sum. Each output value is made by one work
+ * item that adds the experts in the order given, so threads and batches cannot change it. */
 #include <string.h>
 
 #include "base/error.h"
@@ -10,8 +10,8 @@ enum { CHUNK = 64 }; /* weight rows per work item */
 
 typedef struct slot_range {
     const cot__expert_rows *g;
-    size_t slot;  /* first hidden row */
-    size_t item;  /* first work item of the gate/up job */
+    size_t slot; /* first hidden row */
+    size_t item; /* first work item of the gate/up job */
     int64_t d_ff;
     const void *act_gate, *act_up;
     size_t act_gate_stride, act_up_stride;
@@ -56,7 +56,8 @@ static void gate_up_item(void *arg, size_t item, int thread) {
     slot_range *s = &j->r[lo];
     const cot__expert *e = s->g->expert;
     const cot_view *gate = &e->part[COT__GATE], *up = &e->part[COT__UP];
-    int64_t r0 = (int64_t)(item - s->item) * CHUNK, r1 = r0 + CHUNK < s->d_ff ? r0 + CHUNK : s->d_ff, n = r1 - r0;
+    int64_t r0 = (int64_t)(item - s->item) * CHUNK, r1 = r0 + CHUNK < s->d_ff ? r0 + CHUNK : s->d_ff,
+            n = r1 - r0;
     int64_t m = s->g->n;
     float *h = j->hidden + s->slot * j->h_stride; /* column r of row i: h[i · stride + r] */
     float *u = j->scratch + (size_t)thread * j->scratch_floats;
@@ -85,7 +86,8 @@ static void encode_item(void *arg, size_t item, int thread) {
     if (s->act_down == COT_ACT_F32) return;
     for (int i = 0; i < s->g->n; i++) {
         size_t slot = s->slot + (size_t)i;
-        j->c->k->act_encode[s->act_down](j->hidden + slot * j->h_stride, j->enc + slot * j->enc_stride, s->d_ff);
+        j->c->k->act_encode[s->act_down](j->hidden + slot * j->h_stride, j->enc + slot * j->enc_stride,
+                                         s->d_ff);
     }
 }
 
@@ -93,7 +95,8 @@ static void down_item(void *arg, size_t item, int thread) {
     experts_job *j = arg;
     int64_t r0 = (int64_t)item * CHUNK, r1 = r0 + CHUNK < j->n_embd ? r0 + CHUNK : j->n_embd, n = r1 - r0;
     float *tmp = j->scratch + (size_t)thread * j->scratch_floats;
-    for (int64_t i = 0; i < j->n_rows; i++) memset(j->out + (size_t)i * j->out_stride + r0, 0, (size_t)n * sizeof(float));
+    for (int64_t i = 0; i < j->n_rows; i++)
+        memset(j->out + (size_t)i * j->out_stride + r0, 0, (size_t)n * sizeof(float));
     for (int e = 0; e < j->n; e++) {
         const slot_range *s = &j->r[e];
         const void *act = s->act_down == COT_ACT_F32 ? (const void *)(j->hidden + s->slot * j->h_stride)
@@ -124,16 +127,24 @@ static cot_status bind_range(cot__ops *c, slot_range *s, cot__rows *x, cot_error
     return COT_OK;
 }
 
-cot_status cot__experts_compute(cot__ops *c, const cot__ffn *ffn, const cot__expert_rows *groups, int n_groups,
-                                cot__rows *x, float *out, size_t out_stride, cot_error *err) {
-    experts_job j = {.c = c, .ffn = ffn, .n = n_groups, .x = x, .out = out, .out_stride = out_stride, .n_embd = x->cols, .n_rows = x->n};
+cot_status cot__experts_compute(cot__ops *c, const cot__ffn *ffn, const cot__expert_rows *groups,
+                                int n_groups, cot__rows *x, float *out, size_t out_stride, cot_error *err) {
+    experts_job j = {.c = c,
+                     .ffn = ffn,
+                     .n = n_groups,
+                     .x = x,
+                     .out = out,
+                     .out_stride = out_stride,
+                     .n_embd = x->cols,
+                     .n_rows = x->n};
     size_t slots = 0, items = 0, most = 1, threads = (size_t)cot__pool_threads(c->pool);
     int64_t d_ff = 1;
     j.r = cot__arena_alloc(c->arena, ((size_t)n_groups + 1) * sizeof *j.r);
     if (!j.r) return cot__fail_memory(err, ((size_t)n_groups + 1) * sizeof *j.r);
     for (int i = 0; i < n_groups; i++) {
         slot_range *s = &j.r[i];
-        *s = (slot_range){.g = &groups[i], .slot = slots, .item = items, .d_ff = groups[i].expert->part[COT__UP].rows};
+        *s = (slot_range){
+            .g = &groups[i], .slot = slots, .item = items, .d_ff = groups[i].expert->part[COT__UP].rows};
         COT_TRY(bind_range(c, s, x, err));
         slots += (size_t)groups[i].n;
         items += (size_t)((s->d_ff + CHUNK - 1) / CHUNK);

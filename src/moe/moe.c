@@ -1,4 +1,5 @@
-/* Owns: the way of a batch through the stages: logits, plan, leases, experts, weighted sum, shared expert last. */
+/* Owns: the way of a batch through the stages: logits, plan, leases, experts, weighted sum, shared expert
+ * last. */
 #include "moe/moe.h"
 
 #include <math.h>
@@ -18,9 +19,11 @@ static cot_status invert(const cot__plan *p, cot__arena *arena, inverse *out, co
     int32_t *at = cot__arena_alloc(arena, ((size_t)E + 1) * sizeof *at);
     int32_t *rows = cot__arena_alloc(arena, (size_t)slots * sizeof *rows);
     float *weights = cot__arena_alloc(arena, (size_t)slots * sizeof *weights);
-    out->groups = cot__arena_alloc(arena, ((size_t)E + 1) * sizeof *out->groups); /* one more: the shared expert */
+    out->groups =
+        cot__arena_alloc(arena, ((size_t)E + 1) * sizeof *out->groups); /* one more: the shared expert */
     out->ids = cot__arena_alloc(arena, (size_t)E * sizeof *out->ids);
-    if (!at || !rows || !weights || !out->groups || !out->ids) return cot__fail_memory(err, (size_t)slots * 8);
+    if (!at || !rows || !weights || !out->groups || !out->ids)
+        return cot__fail_memory(err, (size_t)slots * 8);
     memset(at, 0, ((size_t)E + 1) * sizeof *at);
     for (int i = 0; i < slots; i++)
         if (!(p->flags[i] & COT_ROUTE_DROPPED)) at[p->ids[i] + 1]++;
@@ -30,7 +33,8 @@ static cot_status invert(const cot__plan *p, cot__arena *arena, inverse *out, co
         at[e + 1] += at[e];
         if (!count) continue;
         out->ids[out->n] = e;
-        out->groups[out->n++] = (cot__expert_rows){.rows = rows + at[e], .weights = weights + at[e], .n = count};
+        out->groups[out->n++] =
+            (cot__expert_rows){.rows = rows + at[e], .weights = weights + at[e], .n = count};
     }
     for (int u = 0; u < p->n_units; u++)
         for (int i = p->first[u]; i < p->first[u + 1]; i++) {
@@ -42,8 +46,8 @@ static cot_status invert(const cot__plan *p, cot__arena *arena, inverse *out, co
     return COT_OK;
 }
 
-static cot_status make_plan(cot__ops *c, const cot__moe *m, const cot__moe_context *ctx, cot__rows *x, cot__plan *plan,
-                            cot_error *err) {
+static cot_status make_plan(cot__ops *c, const cot__moe *m, const cot__moe_context *ctx, cot__rows *x,
+                            cot__plan *plan, cot_error *err) {
     cot__router r = m->router;
     if (ctx->k_override > 0) r.k = ctx->k_override;
     size_t E = (size_t)r.n_experts;
@@ -58,9 +62,17 @@ static cot_status make_plan(cot__ops *c, const cot__moe *m, const cot__moe_conte
     cot__tap(c, "router_logits", m->layer, logits, E, x->n, (int64_t)E);
     COT_TRY(cot__route_select(&r, logits, (int)x->n, m->site, ctx->edits, ctx->n_edits, c->arena, plan, err));
     if (ctx->observe) {
-        cot_route record = {.site = m->site, .layer = m->layer, .bank = m->bank, .n_experts = r.n_experts,
-                            .n_units = plan->n_units, .sequence = ctx->sequence, .position = ctx->position,
-                            .first = plan->first, .ids = plan->ids, .weights = plan->weights, .flags = plan->flags};
+        cot_route record = {.site = m->site,
+                            .layer = m->layer,
+                            .bank = m->bank,
+                            .n_experts = r.n_experts,
+                            .n_units = plan->n_units,
+                            .sequence = ctx->sequence,
+                            .position = ctx->position,
+                            .first = plan->first,
+                            .ids = plan->ids,
+                            .weights = plan->weights,
+                            .flags = plan->flags};
         ctx->observe(ctx->observe_user, &record);
     }
     return COT_OK;
@@ -79,8 +91,8 @@ static cot_status shared_weights(cot__ops *c, const cot__moe *m, cot__rows *x, f
     return COT_OK;
 }
 
-cot_status cot__moe_forward(cot__ops *c, const cot__moe *m, cot__store *store, const cot__moe_context *ctx, cot__rows *x,
-                            float *out, size_t out_stride, cot_error *err) {
+cot_status cot__moe_forward(cot__ops *c, const cot__moe *m, cot__store *store, const cot__moe_context *ctx,
+                            cot__rows *x, float *out, size_t out_stride, cot_error *err) {
     size_t mark = cot__arena_mark(c->arena);
     cot__rows local = *x; /* encoded forms made here live no longer than this call */
     cot__plan plan;

@@ -1,4 +1,5 @@
-/* The stages of a routed feed-forward: score, select, edit, place, compute, combine, with the plan as plain data. */
+/* The stages of a routed feed-forward: score, select, edit, place, compute, combine, with the plan as plain
+ * data. */
 #ifndef COT_MOE_H
 #define COT_MOE_H
 
@@ -9,13 +10,17 @@
 
 typedef enum cot__score { COT__SCORE_IDENT, COT__SCORE_SOFTMAX, COT__SCORE_SIGMOID } cot__score;
 typedef enum cot__select { COT__SELECT_TOPK, COT__SELECT_SEQ_MASKED, COT__SELECT_ALL } cot__select;
-typedef enum cot__weight_source { COT__WEIGHT_SCORE, COT__WEIGHT_SOFTMAX_SELECTED, COT__WEIGHT_ONE } cot__weight_source;
+typedef enum cot__weight_source {
+    COT__WEIGHT_SCORE,
+    COT__WEIGHT_SOFTMAX_SELECTED,
+    COT__WEIGHT_ONE
+} cot__weight_source;
 typedef enum cot__group_score { COT__GROUP_MAX, COT__GROUP_TOP2 } cot__group_score;
 
 /* The fields that express a router; see card 3's overview for the systems that they cover. */
 typedef struct cot__router {
-    cot_view w;              /* n_experts × n_embd; logits are computed in F32 whatever its type */
-    const float *bias;       /* added to the logits, or NULL */
+    cot_view w;               /* n_experts × n_embd; logits are computed in F32 whatever its type */
+    const float *bias;        /* added to the logits, or NULL */
     const float *select_bias; /* added to the selection key only, or NULL */
     int n_experts, k;
     cot__score score;
@@ -23,11 +28,11 @@ typedef struct cot__router {
     cot__weight_source source;
     int n_group, n_group_keep; /* ≤ 1: no groups */
     cot__group_score group_score;
-    bool norm;            /* divide the weights by their sum */
-    float norm_eps;       /* added to the sum */
-    float scale;          /* multiplies the weights */
-    bool norm_or_scale;   /* scale only where the weights are not normalised (DeepSeek-V2) */
-    float jitter;         /* SEQ_MASKED: ε of the SparseMixer threshold */
+    bool norm;          /* divide the weights by their sum */
+    float norm_eps;     /* added to the sum */
+    float scale;        /* multiplies the weights */
+    bool norm_or_scale; /* scale only where the weights are not normalised (DeepSeek-V2) */
+    float jitter;       /* SEQ_MASKED: ε of the SparseMixer threshold */
 } cot__router;
 
 typedef enum cot__shared_gate { COT__SHARED_PLAIN, COT__SHARED_SIGMOID } cot__shared_gate;
@@ -55,7 +60,8 @@ typedef struct cot__edit {
 } cot__edit;
 
 /* Chooses for n rows of logits (row-major n × n_experts, overwritten by scores). No model needed. */
-cot_status cot__route_select(const cot__router *r, float *logits, int n, int site, const cot__edit *edits, int n_edits, cot__arena *arena, cot__plan *out, cot_error *err);
+cot_status cot__route_select(const cot__router *r, float *logits, int n, int site, const cot__edit *edits,
+                             int n_edits, cot__arena *arena, cot__plan *out, cot_error *err);
 
 /* One routed feed-forward over rows x; out is overwritten. */
 typedef struct cot__moe {
@@ -78,17 +84,19 @@ typedef struct cot__moe_context {
     const int32_t *sequence, *position;
 } cot__moe_context;
 
-cot_status cot__moe_forward(cot__ops *c, const cot__moe *m, cot__store *store, const cot__moe_context *ctx, cot__rows *x, float *out, size_t out_stride, cot_error *err);
+cot_status cot__moe_forward(cot__ops *c, const cot__moe *m, cot__store *store, const cot__moe_context *ctx,
+                            cot__rows *x, float *out, size_t out_stride, cot_error *err);
 
-/* The grouped computation itself: experts e = 0 … n − 1 in this order, expert e on rows unit[first[e] … first[e+1])
- * of x with these weights; out[row] = Σ weight · expert(x_row), summed in the order of e. Rows without an expert
- * get zeros. A dense feed-forward is one expert on all rows. */
+/* The grouped computation itself: experts e = 0 … n − 1 in this order, expert e on rows unit[first[e] …
+ * first[e+1]) of x with these weights; out[row] = Σ weight · expert(x_row), summed in the order of e. Rows
+ * without an expert get zeros. A dense feed-forward is one expert on all rows. */
 typedef struct cot__expert_rows {
     const cot__expert *expert;
     const int32_t *rows;  /* ascending; NULL: all rows */
     const float *weights; /* NULL: 1 */
     int n;
 } cot__expert_rows;
-cot_status cot__experts_compute(cot__ops *c, const cot__ffn *ffn, const cot__expert_rows *groups, int n_groups, cot__rows *x, float *out, size_t out_stride, cot_error *err);
+cot_status cot__experts_compute(cot__ops *c, const cot__ffn *ffn, const cot__expert_rows *groups,
+                                int n_groups, cot__rows *x, float *out, size_t out_stride, cot_error *err);
 
 #endif

@@ -1,4 +1,5 @@
-/* Owns: score, select and weigh. Everything in F32; ties go to the lowest expert id; the plan's ids ascend. */
+/* Owns: score, select and weigh. Everything in F32; ties go to the lowest expert id; the plan's ids ascend.
+ */
 #include <math.h>
 #include <string.h>
 
@@ -54,9 +55,10 @@ static void limit_groups(const cot__router *r, float *key) {
     }
 }
 
-/* SparseMixer's inference rule (Phi-3.5-MoE): pick the maximum, weight it by a softmax over those experts that are
- * near it, mask it, repeat. */
-static int select_masked(const cot__router *r, const float *s, float *left, int k, int32_t *ids, float *weights) {
+/* SparseMixer's inference rule (Phi-3.5-MoE): pick the maximum, weight it by a softmax over those experts
+ * that are near it, mask it, repeat. */
+static int select_masked(const cot__router *r, const float *s, float *left, int k, int32_t *ids,
+                         float *weights) {
     memcpy(left, s, (size_t)r->n_experts * sizeof *left);
     int n = 0;
     for (; n < k; n++) {
@@ -125,14 +127,15 @@ static int select_row(const cot__router *r, const float *s, float *key, int k, i
             ids[n] = best;
             key[best] = -INFINITY;
         }
-        weigh(r, s, ids, w, n); /* before sorting: the sum runs in the order of choice, as the reference's does */
+        weigh(r, s, ids, w,
+              n); /* before sorting: the sum runs in the order of choice, as the reference's does */
     }
     sort_by_id(ids, w, n);
     return n;
 }
 
-cot_status cot__route_select(const cot__router *r, float *logits, int n, int site, const cot__edit *edits, int n_edits,
-                             cot__arena *arena, cot__plan *out, cot_error *err) {
+cot_status cot__route_select(const cot__router *r, float *logits, int n, int site, const cot__edit *edits,
+                             int n_edits, cot__arena *arena, cot__plan *out, cot_error *err) {
     int E = r->n_experts, k = r->select == COT__SELECT_ALL || r->k > E ? E : r->k;
     size_t slots = (size_t)n * (size_t)k;
     cot__plan p = {.n_units = n, .n_experts = E};

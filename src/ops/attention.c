@@ -1,7 +1,7 @@
 /* Owns: attention over paged keys and values, for prompts and for single tokens alike.
- * Work is cut into (a few rows of one sequence, one KV head, a few query heads); each piece walks the chunks of
- * absolute positions upward, closes every chunk by itself and merges it, so that how rows are grouped cannot
- * change a bit. */
+ * Work is cut into (a few rows of one sequence, one KV head, a few query heads); each piece walks the chunks
+ * of absolute positions upward, closes every chunk by itself and merges it, so that how rows are grouped
+ * cannot change a bit. */
 #include "ops/ops.h"
 
 #include <string.h>
@@ -27,7 +27,8 @@ static char *k_rows(const cot__kv_stream *s, char *block, int head) {
 
 static char *v_rows(const cot__kv_stream *s, char *block, int head) {
     if (s->v_alias) return k_rows(s, block, head);
-    return block + s->offset + (size_t)s->heads * COT_KV_CHUNK * s->k_row + (size_t)head * COT_KV_CHUNK * s->v_row;
+    return block + s->offset + (size_t)s->heads * COT_KV_CHUNK * s->k_row +
+           (size_t)head * COT_KV_CHUNK * s->v_row;
 }
 
 typedef struct store_job {
@@ -48,15 +49,17 @@ static void store_item(void *arg, size_t item, int thread) {
         char *block = j->blocks[i][j->pos[i] / COT_KV_CHUNK];
         size_t at = (size_t)(j->pos[i] % COT_KV_CHUNK);
         for (int h = 0; h < s->heads; h++) {
-            j->c->k->kv_store(s->type, k_rows(s, block, h) + at * s->k_row, j->k + (size_t)i * j->k_stride + (size_t)h * (size_t)s->dk, s->dk);
+            j->c->k->kv_store(s->type, k_rows(s, block, h) + at * s->k_row,
+                              j->k + (size_t)i * j->k_stride + (size_t)h * (size_t)s->dk, s->dk);
             if (!s->v_alias)
-                j->c->k->kv_store(s->type, v_rows(s, block, h) + at * s->v_row, j->v + (size_t)i * j->v_stride + (size_t)h * (size_t)s->dv, s->dv);
+                j->c->k->kv_store(s->type, v_rows(s, block, h) + at * s->v_row,
+                                  j->v + (size_t)i * j->v_stride + (size_t)h * (size_t)s->dv, s->dv);
         }
     }
 }
 
-void cot__op_kv_store(cot__ops *c, const cot__kv_stream *s, char *const *const *blocks, const int32_t *pos, int64_t n,
-                      const float *k, size_t k_stride, const float *v, size_t v_stride) {
+void cot__op_kv_store(cot__ops *c, const cot__kv_stream *s, char *const *const *blocks, const int32_t *pos,
+                      int64_t n, const float *k, size_t k_stride, const float *v, size_t v_stride) {
     store_job j = {c, s, blocks, pos, k, v, k_stride, v_stride, n, n >= 16 ? 8 : n};
     cot__pool_run(c->pool, store_item, &j, (size_t)((n + j.per - 1) / j.per));
 }
@@ -78,7 +81,8 @@ static void attn_item(void *arg, size_t item, int thread) {
     const cot__attention *a = j->a;
     const cot__kv_stream *s = a->kv;
     const cot_kernels *k = j->c->k;
-    int group = (int)(item / (size_t)j->items_per_group), head0 = (int)(item % (size_t)j->items_per_group) * j->heads_per;
+    int group = (int)(item / (size_t)j->items_per_group),
+        head0 = (int)(item % (size_t)j->items_per_group) * j->heads_per;
     int share = a->heads / s->heads, kv_head = head0 / share;
     int64_t r0 = j->first[group], r1 = j->first[group + 1];
     int nq = (int)(r1 - r0) * j->heads_per;
@@ -90,7 +94,8 @@ static void attn_item(void *arg, size_t item, int thread) {
     for (int i = 0; i < nq; i++) {
         int64_t row = r0 + i / j->heads_per;
         int head = head0 + i % j->heads_per;
-        memcpy(q + (size_t)i * (size_t)s->dk, a->q + (size_t)row * a->q_stride + (size_t)head * (size_t)s->dk, (size_t)s->dk * sizeof *q);
+        memcpy(q + (size_t)i * (size_t)s->dk, a->q + (size_t)row * a->q_stride + (size_t)head * (size_t)s->dk,
+               (size_t)s->dk * sizeof *q);
         int32_t start = a->window > 0 && a->pos[row] >= a->window ? a->pos[row] - a->window + 1 : 0;
         if (start < lo) lo = start;
         if (a->pos[row] > hi) hi = a->pos[row];
@@ -99,8 +104,14 @@ static void attn_item(void *arg, size_t item, int thread) {
     memset(acc, 0, (size_t)nq * (size_t)s->dv * sizeof *acc);
     for (int32_t chunk = lo / COT_KV_CHUNK; chunk <= hi / COT_KV_CHUNK; chunk++) {
         char *block = a->blocks[r0][chunk];
-        cot__kv_chunk kv = {k_rows(s, block, kv_head), v_rows(s, block, kv_head), s->type, s->type,
-                            s->k_row, s->v_alias ? s->k_row : s->v_row, s->dk, s->dv};
+        cot__kv_chunk kv = {k_rows(s, block, kv_head),
+                            v_rows(s, block, kv_head),
+                            s->type,
+                            s->type,
+                            s->k_row,
+                            s->v_alias ? s->k_row : s->v_row,
+                            s->dk,
+                            s->dv};
         int32_t base = chunk * COT_KV_CHUNK;
         for (int i = 0; i < nq; i++) {
             int32_t pos = a->pos[r0 + i / j->heads_per];
@@ -112,7 +123,8 @@ static void attn_item(void *arg, size_t item, int thread) {
         k->attn_chunk(&kv, q, (size_t)s->dk, nq, from, to, a->scale, a->softcap, pst, part, (size_t)s->dv);
         for (int i = 0; i < nq; i++)
             if (to[i] > from[i])
-                k->attn_merge(&st[i], acc + (size_t)i * (size_t)s->dv, &pst[i], part + (size_t)i * (size_t)s->dv, s->dv);
+                k->attn_merge(&st[i], acc + (size_t)i * (size_t)s->dv, &pst[i],
+                              part + (size_t)i * (size_t)s->dv, s->dv);
     }
     for (int i = 0; i < nq; i++) {
         int64_t row = r0 + i / j->heads_per;
@@ -145,7 +157,8 @@ cot_status cot__op_attention(cot__ops *c, const cot__attention *a, cot_error *er
     }
     int per = ROWS * heads_per > QUERIES ? QUERIES / heads_per : ROWS;
     int32_t *first = cot__arena_alloc(c->arena, (size_t)(a->n + 1) * sizeof *first);
-    attn_job j = {.c = c, .a = a, .first = first, .heads_per = heads_per, .items_per_group = a->heads / heads_per};
+    attn_job j = {
+        .c = c, .a = a, .first = first, .heads_per = heads_per, .items_per_group = a->heads / heads_per};
     j.scratch_floats = ((size_t)QUERIES * (size_t)(a->kv->dk + 2 * a->kv->dv) + 15) & ~(size_t)15;
     size_t bytes = j.scratch_floats * sizeof(float) * (size_t)cot__pool_threads(c->pool);
     j.scratch = cot__arena_alloc(c->arena, bytes);

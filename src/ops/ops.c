@@ -98,17 +98,21 @@ static void linear_item(void *arg, size_t item, int thread) {
     if (q->b && q->b->data) add_bias(q->b, r0, r1, q->out, q->out_stride, j->n);
 }
 
-cot_status cot__op_linears(cot__ops *c, int n, const cot_view *const *w, const cot_view *const *b, cot__rows *x,
-                           float *const *out, const size_t *out_stride, cot_error *err) {
+cot_status cot__op_linears(cot__ops *c, int n, const cot_view *const *w, const cot_view *const *b,
+                           cot__rows *x, float *const *out, const size_t *out_stride, cot_error *err) {
     linear_job j = {.n = x->n, .rows_per = 64};
     if (n > MAX_LINEARS) return cot__fail(err, COT_INTERNAL, NULL, NULL, "too many products in one call");
     size_t items = 0;
     for (int i = 0; i < n; i++) {
         linear_part *p = &j.part[j.n_parts++];
-        *p = (linear_part){.w = w[i], .b = b ? b[i] : NULL, .out = out[i], .out_stride = out_stride[i], .first = items};
-        if (w[i]->cols != x->cols) return cot__fail(err, COT_INTERNAL, NULL, NULL, "matrix and rows differ in width");
+        *p = (linear_part){
+            .w = w[i], .b = b ? b[i] : NULL, .out = out[i], .out_stride = out_stride[i], .first = items};
+        if (w[i]->cols != x->cols)
+            return cot__fail(err, COT_INTERNAL, NULL, NULL, "matrix and rows differ in width");
         p->gemm = cot__gemm_for(c, w[i]->type);
-        if (!p->gemm) return cot__fail(err, COT_UNSUPPORTED, NULL, NULL, "no product with %s weights", cot_type_name(w[i]->type));
+        if (!p->gemm)
+            return cot__fail(err, COT_UNSUPPORTED, NULL, NULL, "no product with %s weights",
+                             cot_type_name(w[i]->type));
         COT_TRY(cot__rows_encode(c, x, w[i]->type, &p->act, &p->act_stride, err));
         items += (size_t)((w[i]->rows + j.rows_per - 1) / j.rows_per);
         if (c->tape) cot__tape_record(c->tape, COT_OP_LINEAR, p, sizeof *p);
@@ -182,24 +186,51 @@ static void row_run(row_job *j) {
     cot__pool_run(j->c->pool, row_item, j, (size_t)((j->n + j->per - 1) / j->per));
 }
 
-void cot__op_norm(cot__ops *c, cot_norm kind, float *y, size_t y_stride, const float *x, size_t x_stride, int64_t n,
-                  int parts, int64_t cols, const float *w, const float *b, float eps) {
-    row_job j = {.c = c, .kind = COT_OP_NORM, .y = y, .y_stride = y_stride, .x = x, .x_stride = x_stride, .n = n,
-                 .parts = parts, .cols = cols, .w = w, .b = b, .eps = eps, .norm = kind};
+void cot__op_norm(cot__ops *c, cot_norm kind, float *y, size_t y_stride, const float *x, size_t x_stride,
+                  int64_t n, int parts, int64_t cols, const float *w, const float *b, float eps) {
+    row_job j = {.c = c,
+                 .kind = COT_OP_NORM,
+                 .y = y,
+                 .y_stride = y_stride,
+                 .x = x,
+                 .x_stride = x_stride,
+                 .n = n,
+                 .parts = parts,
+                 .cols = cols,
+                 .w = w,
+                 .b = b,
+                 .eps = eps,
+                 .norm = kind};
     row_run(&j);
 }
 
-void cot__op_rope(cot__ops *c, bool neox, float *x, size_t stride, int64_t n, int heads, size_t head_stride, int n_rot,
-                  const float *cos, const float *sin) {
-    row_job j = {.c = c, .kind = COT_OP_ROPE, .y = x, .y_stride = stride, .n = n, .parts = heads,
-                 .head_stride = head_stride, .n_rot = n_rot, .cos = cos, .sin = sin, .neox = neox};
+void cot__op_rope(cot__ops *c, bool neox, float *x, size_t stride, int64_t n, int heads, size_t head_stride,
+                  int n_rot, const float *cos, const float *sin) {
+    row_job j = {.c = c,
+                 .kind = COT_OP_ROPE,
+                 .y = x,
+                 .y_stride = stride,
+                 .n = n,
+                 .parts = heads,
+                 .head_stride = head_stride,
+                 .n_rot = n_rot,
+                 .cos = cos,
+                 .sin = sin,
+                 .neox = neox};
     row_run(&j);
 }
 
-void cot__op_add(cot__ops *c, float *y, size_t y_stride, const float *x, size_t x_stride, int64_t n, int64_t cols,
-                 float scale) {
-    row_job j = {.c = c, .kind = COT_OP_ADD, .y = y, .y_stride = y_stride, .x = x, .x_stride = x_stride, .n = n,
-                 .cols = cols, .scale = scale};
+void cot__op_add(cot__ops *c, float *y, size_t y_stride, const float *x, size_t x_stride, int64_t n,
+                 int64_t cols, float scale) {
+    row_job j = {.c = c,
+                 .kind = COT_OP_ADD,
+                 .y = y,
+                 .y_stride = y_stride,
+                 .x = x,
+                 .x_stride = x_stride,
+                 .n = n,
+                 .cols = cols,
+                 .scale = scale};
     row_run(&j);
 }
 
@@ -210,7 +241,14 @@ void cot__op_scale(cot__ops *c, float *y, size_t stride, int64_t n, int64_t cols
 
 void cot__op_embed(cot__ops *c, const cot_view *w, const int32_t *ids, int64_t n, float *out, size_t stride,
                    float scale) {
-    row_job j = {.c = c, .kind = COT_OP_EMBED, .y = out, .y_stride = stride, .n = n, .cols = w->cols, .scale = scale,
-                 .view = w, .ids = ids};
+    row_job j = {.c = c,
+                 .kind = COT_OP_EMBED,
+                 .y = out,
+                 .y_stride = stride,
+                 .n = n,
+                 .cols = w->cols,
+                 .scale = scale,
+                 .view = w,
+                 .ids = ids};
     row_run(&j);
 }

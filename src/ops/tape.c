@@ -19,11 +19,14 @@ void cot__tape_record(cot__tape *tape, cot__op_kind kind, const void *args, size
     tape->count++;
 }
 
-cot_status cot__tape_backward(const cot__tape *tape, cot__backward_fn *const *table, void *ops, cot_error *err) {
-    if (tape->failed) return cot__fail(err, COT_NO_MEMORY, NULL, "tape", "the forward pass was not recorded whole");
+cot_status cot__tape_backward(const cot__tape *tape, cot__backward_fn *const *table, void *ops,
+                              cot_error *err) {
+    if (tape->failed)
+        return cot__fail(err, COT_NO_MEMORY, NULL, "tape", "the forward pass was not recorded whole");
     for (const cot__tape_entry *e = tape->last; e; e = e->before) {
         if (!table[e->kind])
-            return cot__fail(err, COT_UNSUPPORTED, NULL, "tape", "operation %d has no backward", (int)e->kind);
+            return cot__fail(err, COT_UNSUPPORTED, NULL, "tape", "operation %d has no backward",
+                             (int)e->kind);
         COT_TRY(table[e->kind](ops, e->args, err));
     }
     return COT_OK;

@@ -21,13 +21,23 @@ struct cot__beam_search {
     int n_taken, step;
 };
 
-cot_status cot__beam_create(cot__beam_search **out, int n_beams, int n_groups, double diversity, double length_penalty, int32_t n_vocab, cot_error *err) {
-    if (n_beams < 1 || n_groups < 1 || n_beams > 1024 || n_beams % n_groups) return cot__fail(err, COT_ARGUMENT, NULL, "beams", "%d beams do not make %d equal groups", n_beams, n_groups);
-    if (!(diversity >= 0) || n_vocab < n_beams) return cot__fail(err, COT_ARGUMENT, NULL, "diversity", "must be at least 0, and the vocabulary at least as large as the beams");
+cot_status cot__beam_create(cot__beam_search **out, int n_beams, int n_groups, double diversity,
+                            double length_penalty, int32_t n_vocab, cot_error *err) {
+    if (n_beams < 1 || n_groups < 1 || n_beams > 1024 || n_beams % n_groups)
+        return cot__fail(err, COT_ARGUMENT, NULL, "beams", "%d beams do not make %d equal groups", n_beams,
+                         n_groups);
+    if (!(diversity >= 0) || n_vocab < n_beams)
+        return cot__fail(err, COT_ARGUMENT, NULL, "diversity",
+                         "must be at least 0, and the vocabulary at least as large as the beams");
     cot__beam_search *b = cot__alloc_zero(1, sizeof *b);
     if (!b) return cot__fail_memory(err, sizeof *b);
     size_t n = (size_t)n_beams;
-    *b = (cot__beam_search){.n_beams = n_beams, .n_groups = n_groups, .per = n_beams / n_groups, .diversity = diversity, .penalty = length_penalty, .n_vocab = n_vocab};
+    *b = (cot__beam_search){.n_beams = n_beams,
+                            .n_groups = n_groups,
+                            .per = n_beams / n_groups,
+                            .diversity = diversity,
+                            .penalty = length_penalty,
+                            .n_vocab = n_vocab};
     b->live = cot__alloc_zero(n, sizeof *b->live);
     b->next = cot__alloc_zero(n, sizeof *b->next);
     b->n_in_group = cot__alloc_zero(n, sizeof *b->n_in_group);
@@ -69,7 +79,11 @@ static double norm_of(const float *x, int32_t n) {
     return (double)max + log(sum);
 }
 
-typedef struct choice { double key, score; int row, slot; int32_t token; } choice;
+typedef struct choice {
+    double key, score;
+    int row, slot;
+    int32_t token;
+} choice;
 
 /* Higher key first; ties to the lower parent, then the lower token. */
 static bool better(const choice *a, const choice *b) {
@@ -91,7 +105,8 @@ static cot_status extend(const cot__beam *parent, const choice *c, int row, cot_
     if (!tokens) return cot__fail_memory(err, (parent->n + 1) * sizeof *tokens);
     if (parent->n) memcpy(tokens, parent->tokens, parent->n * sizeof *tokens);
     tokens[parent->n] = c->token;
-    *out = (cot__beam){.score = c->score, .tokens = tokens, .n = parent->n + 1, .last = c->token, .parent = row};
+    *out =
+        (cot__beam){.score = c->score, .tokens = tokens, .n = parent->n + 1, .last = c->token, .parent = row};
     return COT_OK;
 }
 
@@ -109,13 +124,17 @@ static cot_status finish(cot__beam_search *b, cot__beam *beam, cot_error *err) {
 }
 
 /* One group: rows first … first + count − 1 belong to it. A finished beam gives up its place in the group. */
-static cot_status step_group(cot__beam_search *b, int g, int first, int count, const float *const *logits, bool (*is_end)(void *, int32_t), void *user, choice *best, cot_error *err) {
+static cot_status step_group(cot__beam_search *b, int g, int first, int count, const float *const *logits,
+                             bool (*is_end)(void *, int32_t), void *user, choice *best, cot_error *err) {
     int n = 0, want = b->step == 0 ? b->per : count;
     for (int r = first; r < first + count; r++) {
         int row = b->step == 0 ? 0 : r, slot = b->step == 0 ? 0 : b->live_index[r];
         double base = b->step == 0 ? 0 : b->live[slot].score;
         for (int32_t v = 0; v < b->n_vocab; v++) {
-            choice c = {.score = base + (double)logits[row][v] - b->row_norm[row], .row = row, .slot = slot, .token = v};
+            choice c = {.score = base + (double)logits[row][v] - b->row_norm[row],
+                        .row = row,
+                        .slot = slot,
+                        .token = v};
             c.key = c.score;
             for (int t = 0; t < b->n_taken; t++)
                 if (b->taken[t] == v) c.key -= b->diversity;
@@ -138,7 +157,8 @@ static cot_status step_group(cot__beam_search *b, int g, int first, int count, c
     return COT_OK;
 }
 
-cot_status cot__beam_step(cot__beam_search *b, const float *const *logits, bool (*is_end)(void *, int32_t), void *user, cot_error *err) {
+cot_status cot__beam_step(cot__beam_search *b, const float *const *logits, bool (*is_end)(void *, int32_t),
+                          void *user, cot_error *err) {
     choice *best = cot__alloc_array((size_t)b->per, sizeof *best);
     if (!best) return cot__fail_memory(err, (size_t)b->per * sizeof *best);
     int rows = b->step == 0 ? 1 : b->n_live, first = 0;
@@ -168,9 +188,12 @@ int cot__beam_live(const cot__beam_search *b) { return b->n_live; }
 int cot__beam_parent(const cot__beam_search *b, int i) { return b->live[b->live_index[i]].parent; }
 int32_t cot__beam_token(const cot__beam_search *b, int i) { return b->live[b->live_index[i]].last; }
 
-static double rank_of(const cot__beam_search *b, const cot__beam *x) { return x->score / pow((double)(x->n ? x->n : 1), b->penalty); }
+static double rank_of(const cot__beam_search *b, const cot__beam *x) {
+    return x->score / pow((double)(x->n ? x->n : 1), b->penalty);
+}
 
-/* Live beams are moved to the finished list, then all are sorted: best first, ties in the order they were made. */
+/* Live beams are moved to the finished list, then all are sorted: best first, ties in the order they were
+ * made. */
 int cot__beam_results(cot__beam_search *b, const cot__beam **out) {
     for (int i = 0; i < b->n_live; i++) {
         cot__beam *x = &b->live[b->live_index[i]];

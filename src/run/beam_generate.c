@@ -1,5 +1,5 @@
-/* Owns: beam search over a session: beams are sequences that share their past's KV blocks. The best beam is told
- * as text when the search has ended. */
+/* Owns: beam search over a session: beams are sequences that share their past's KV blocks. The best beam is
+ * told as text when the search has ended. */
 #include <string.h>
 
 #include "base/error.h"
@@ -7,7 +7,10 @@
 #include "run/generate.h"
 #include "run/session.h"
 
-typedef struct sink { float *rows; size_t n_vocab; } sink;
+typedef struct sink {
+    float *rows;
+    size_t n_vocab;
+} sink;
 
 static bool keep_rows(void *user, size_t row, const float *logits, int64_t n) {
     sink *k = user;
@@ -15,14 +18,18 @@ static bool keep_rows(void *user, size_t row, const float *logits, int64_t n) {
     return true;
 }
 
-typedef struct ends { const cot_model *m; bool ignore; } ends;
+typedef struct ends {
+    const cot_model *m;
+    bool ignore;
+} ends;
 static bool is_end(void *user, int32_t token) {
     const ends *e = user;
     return !e->ignore && cot_token_is_end(e->m, token);
 }
 
 /* Beams live in sequences base … base + B − 1; the two halves 0…B−1 and B…2B−1 take turns. */
-static cot_status advance(cot_session *s, cot__beam_search *b, int *base, int n_beams, sink *k, const float **ptr, cot_error *err) {
+static cot_status advance(cot_session *s, cot__beam_search *b, int *base, int n_beams, sink *k,
+                          const float **ptr, cot_error *err) {
     int next = *base ? 0 : n_beams, live = cot__beam_live(b);
     cot_row *rows = cot__alloc_array((size_t)live, sizeof *rows);
     if (!rows) return cot__fail_memory(err, (size_t)live * sizeof *rows);
@@ -39,7 +46,8 @@ static cot_status advance(cot_session *s, cot__beam_search *b, int *base, int n_
     return st;
 }
 
-static cot_status tell(const cot_model *m, const cot__beam *best, cot__stream *t, cot_generate_result *r, cot_error *err) {
+static cot_status tell(const cot_model *m, const cot__beam *best, cot__stream *t, cot_generate_result *r,
+                       cot_error *err) {
     bool go_on = true;
     for (size_t i = 0; i < best->n && go_on; i++) {
         r->generated_tokens++;
@@ -48,12 +56,16 @@ static cot_status tell(const cot_model *m, const cot__beam *best, cot__stream *t
         const char *piece = cot_token_piece(m, best->tokens[i], false, &n);
         COT_TRY(cot__stream_put(t, piece ? piece : "", n, best->tokens[i], false, &go_on, err));
     }
-    r->stop = t->stopped ? COT_STOP_STRING : t->cancelled ? COT_STOP_CANCELLED : best->finished ? COT_STOP_END : r->stop;
+    r->stop = t->stopped       ? COT_STOP_STRING
+              : t->cancelled   ? COT_STOP_CANCELLED
+              : best->finished ? COT_STOP_END
+                               : r->stop;
     return COT_OK;
 }
 
 /* Leaves sequence 0 with the prompt and the best beam's tokens, fed again where its KV is gone. */
-static cot_status settle(cot_session *s, int32_t prompt, const int32_t *prompt_tokens, const cot__beam *best, const cot_generate_options *o, float *logits, cot_error *err) {
+static cot_status settle(cot_session *s, int32_t prompt, const int32_t *prompt_tokens, const cot__beam *best,
+                         const cot_generate_options *o, float *logits, cot_error *err) {
     size_t n = (size_t)prompt + best->n;
     int32_t *all = cot__alloc_array(n, sizeof *all);
     if (!all) return cot__fail_memory(err, n * sizeof *all);
@@ -68,7 +80,8 @@ static cot_status settle(cot_session *s, int32_t prompt, const int32_t *prompt_t
     return st;
 }
 
-cot_status cot__beam_generate(cot_session *s, const cot_generate_options *o, float *logits, cot__stream *t, cot_generate_result *r, cot_error *err) {
+cot_status cot__beam_generate(cot_session *s, const cot_generate_options *o, float *logits, cot__stream *t,
+                              cot_generate_result *r, cot_error *err) {
     const cot_model *m = s->model;
     int B = o->beams, base = 0;
     int32_t start = s->seq[0].length;
@@ -77,7 +90,10 @@ cot_status cot__beam_generate(cot_session *s, const cot_generate_options *o, flo
     sink k = {cot__alloc_array((size_t)B * vocab, sizeof *k.rows), vocab};
     const float **ptr = cot__alloc_array((size_t)B, sizeof *ptr);
     int32_t *prompt = cot__alloc_array((size_t)start, sizeof *prompt);
-    cot_status st = k.rows && ptr && prompt ? cot__beam_create(&b, B, o->beam_groups, (double)o->diversity, (double)o->length_penalty, (int32_t)m->n_vocab, err) : cot__fail_memory(err, (size_t)B * vocab * 4);
+    cot_status st = k.rows && ptr && prompt
+                        ? cot__beam_create(&b, B, o->beam_groups, (double)o->diversity,
+                                           (double)o->length_penalty, (int32_t)m->n_vocab, err)
+                        : cot__fail_memory(err, (size_t)B * vocab * 4);
     ends e = {m, o->ignore_end};
     if (st == COT_OK) {
         memcpy(prompt, s->seq[0].tokens, (size_t)start * sizeof *prompt);

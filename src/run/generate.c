@@ -1,4 +1,5 @@
-/* Owns: from prompt ids to streamed text: prefill in chunks, sampling, whole UTF-8 only, stop strings, end tokens. */
+/* Owns: from prompt ids to streamed text: prefill in chunks, sampling, whole UTF-8 only, stop strings, end
+ * tokens. */
 #include <string.h>
 
 #include "base/error.h"
@@ -6,7 +7,8 @@
 #include "run/session.h"
 
 void cot_generate_defaults(cot_generate_options *o) {
-    *o = (cot_generate_options){.struct_size = sizeof *o, .max_tokens = -1, .beams = 1, .beam_groups = 1, .length_penalty = 1};
+    *o = (cot_generate_options){
+        .struct_size = sizeof *o, .max_tokens = -1, .beams = 1, .beam_groups = 1, .length_penalty = 1};
     cot_sample_defaults(&o->sample);
 }
 
@@ -22,7 +24,8 @@ size_t cot__utf8_whole(const char *s, size_t n) {
     return n;
 }
 
-/* Bytes from the start that cannot become part of a stop string; *found: a stop string starts right after them. */
+/* Bytes from the start that cannot become part of a stop string; *found: a stop string starts right after
+ * them. */
 static size_t before_stop(const cot_generate_options *o, const char *s, size_t n, bool *found) {
     *found = false;
     for (size_t i = 0; i < n; i++)
@@ -36,7 +39,8 @@ static size_t before_stop(const cot_generate_options *o, const char *s, size_t n
     return n;
 }
 
-cot_status cot__stream_put(cot__stream *t, const char *text, size_t n, int32_t token, bool last, bool *go_on, cot_error *err) {
+cot_status cot__stream_put(cot__stream *t, const char *text, size_t n, int32_t token, bool last, bool *go_on,
+                           cot_error *err) {
     bool found = false;
     if (!cot__buf_put(&t->buf, text, n)) return cot__fail_memory(err, n);
     size_t ready = before_stop(t->opt, t->buf.data, t->buf.len, &found);
@@ -58,20 +62,25 @@ static bool keep_logits(void *user, size_t row, const float *logits, int64_t n) 
     return true;
 }
 
-cot_status cot__prefill(cot_session *s, int32_t sequence, const int32_t *ids, size_t n, const cot_generate_options *o, float *logits, cot_error *err) {
+cot_status cot__prefill(cot_session *s, int32_t sequence, const int32_t *ids, size_t n,
+                        const cot_generate_options *o, float *logits, cot_error *err) {
     size_t chunk = (size_t)s->opt.chunk;
     cot_row *rows = cot__alloc_array(n < chunk ? n : chunk, sizeof *rows);
     if (!rows) return cot__fail_memory(err, chunk * sizeof *rows);
     cot_status st = COT_OK;
     if (n > (size_t)(s->opt.n_ctx - s->seq[sequence].length))
-        st = cot__fail(err, COT_CONTEXT_FULL, NULL, "ctx", "the prompt has %zu tokens, %d positions are left; start with a larger --ctx", n, s->opt.n_ctx - s->seq[sequence].length);
+        st = cot__fail(err, COT_CONTEXT_FULL, NULL, "ctx",
+                       "the prompt has %zu tokens, %d positions are left; start with a larger --ctx", n,
+                       s->opt.n_ctx - s->seq[sequence].length);
     int32_t before = s->seq[sequence].length;
     for (size_t at = 0; at < n && st == COT_OK;) {
         size_t m = n - at < chunk ? n - at : chunk;
-        for (size_t i = 0; i < m; i++) rows[i] = (cot_row){ids[at + i], sequence, COT_ROLE_PROMPT, at + i + 1 == n};
+        for (size_t i = 0; i < m; i++)
+            rows[i] = (cot_row){ids[at + i], sequence, COT_ROLE_PROMPT, at + i + 1 == n};
         st = cot_forward(s, rows, m, keep_logits, &logits, err);
         at += m;
-        if (st == COT_OK && o->progress && !o->progress(o->progress_user, "prefill", at, n)) st = cot__fail(err, COT_CANCELLED, NULL, NULL, "cancelled");
+        if (st == COT_OK && o->progress && !o->progress(o->progress_user, "prefill", at, n))
+            st = cot__fail(err, COT_CANCELLED, NULL, NULL, "cancelled");
     }
     if (st != COT_OK) cot_sequence_cut(s, sequence, before, NULL);
     cot__free(rows);
@@ -80,7 +89,8 @@ cot_status cot__prefill(cot_session *s, int32_t sequence, const int32_t *ids, si
 
 /* ---- sampling ---- */
 
-static cot_status sample_loop(cot_session *s, const cot_generate_options *o, cot_sampler *sampler, float *logits, cot__stream *t, cot_generate_result *r, cot_error *err) {
+static cot_status sample_loop(cot_session *s, const cot_generate_options *o, cot_sampler *sampler,
+                              float *logits, cot__stream *t, cot_generate_result *r, cot_error *err) {
     const cot_model *m = s->model;
     r->stop = COT_STOP_LENGTH;
     for (;;) {
@@ -111,15 +121,25 @@ static cot_status sample_loop(cot_session *s, const cot_generate_options *o, cot
     }
 }
 
-static cot_status check_options(const cot_session *s, const cot_generate_options *o, size_t n, cot_error *err) {
-    if (o->struct_size != sizeof *o) return cot__fail(err, COT_ARGUMENT, NULL, "cot_generate_options", "struct_size is %zu; call cot_generate_defaults first", o->struct_size);
-    if (n == 0) return cot__fail(err, COT_ARGUMENT, NULL, "prompt", "is empty; a model needs at least one token to go on from");
-    if (o->beams < 1 || o->beam_groups < 1 || o->beams % o->beam_groups) return cot__fail(err, COT_ARGUMENT, NULL, "beams", "%d beams do not make %d equal groups", o->beams, o->beam_groups);
-    if (o->beams > 1 && s->opt.n_sequences < 2 * o->beams) return cot__fail(err, COT_ARGUMENT, NULL, "n_sequences", "%d beams need a session with %d sequences", o->beams, 2 * o->beams);
+static cot_status check_options(const cot_session *s, const cot_generate_options *o, size_t n,
+                                cot_error *err) {
+    if (o->struct_size != sizeof *o)
+        return cot__fail(err, COT_ARGUMENT, NULL, "cot_generate_options",
+                         "struct_size is %zu; call cot_generate_defaults first", o->struct_size);
+    if (n == 0)
+        return cot__fail(err, COT_ARGUMENT, NULL, "prompt",
+                         "is empty; a model needs at least one token to go on from");
+    if (o->beams < 1 || o->beam_groups < 1 || o->beams % o->beam_groups)
+        return cot__fail(err, COT_ARGUMENT, NULL, "beams", "%d beams do not make %d equal groups", o->beams,
+                         o->beam_groups);
+    if (o->beams > 1 && s->opt.n_sequences < 2 * o->beams)
+        return cot__fail(err, COT_ARGUMENT, NULL, "n_sequences", "%d beams need a session with %d sequences",
+                         o->beams, 2 * o->beams);
     return COT_OK;
 }
 
-cot_status cot_generate(cot_session *s, const int32_t *prompt, size_t n, const cot_generate_options *options, cot_text_fn *fn, void *user, cot_generate_result *result, cot_error *err) {
+cot_status cot_generate(cot_session *s, const int32_t *prompt, size_t n, const cot_generate_options *options,
+                        cot_text_fn *fn, void *user, cot_generate_result *result, cot_error *err) {
     cot_generate_options o;
     cot_generate_result r = {.prompt_tokens = (int32_t)n};
     cot__error_clear(err);
@@ -129,14 +149,17 @@ cot_status cot_generate(cot_session *s, const int32_t *prompt, size_t n, const c
     float *logits = cot__alloc_array((size_t)s->model->n_vocab, sizeof *logits);
     cot_sampler *sampler = NULL;
     cot__stream t = {.fn = fn, .user = user, .opt = &o, .buf = {.max = 1 << 30}};
-    cot_status st = logits ? cot_sampler_create(&sampler, &o.sample, (int32_t)s->model->n_vocab, err) : cot__fail_memory(err, (size_t)s->model->n_vocab * 4);
+    cot_status st = logits ? cot_sampler_create(&sampler, &o.sample, (int32_t)s->model->n_vocab, err)
+                           : cot__fail_memory(err, (size_t)s->model->n_vocab * 4);
     double start = cot__now();
     if (st == COT_OK) st = cot__prefill(s, 0, prompt, n, &o, logits, err);
     size_t held = 0;
     const int32_t *all = cot_sequence_tokens(s, 0, &held); /* penalties look at earlier turns, too */
     for (size_t i = 0; i < held && st == COT_OK; i++) st = cot_sampler_accept(sampler, all[i], err);
     double middle = cot__now();
-    if (st == COT_OK) st = o.beams > 1 ? cot__beam_generate(s, &o, logits, &t, &r, err) : sample_loop(s, &o, sampler, logits, &t, &r, err);
+    if (st == COT_OK)
+        st = o.beams > 1 ? cot__beam_generate(s, &o, logits, &t, &r, err)
+                         : sample_loop(s, &o, sampler, logits, &t, &r, err);
     bool go_on;
     if (st == COT_OK && !t.stopped && !t.cancelled) st = cot__stream_put(&t, "", 0, -1, true, &go_on, err);
     r.prompt_seconds = middle - start;

@@ -1,5 +1,5 @@
-/* Owns: choosing a token. Truncations follow llama.cpp's habits in meaning: top-k, typical (Meister et al. 2022),
- * top-p (Holtzman et al. 2020), min-p (Nguyen et al. 2024), then temperature and one draw. */
+/* Owns: choosing a token. Truncations follow llama.cpp's habits in meaning: top-k, typical (Meister et al.
+ * 2022), top-p (Holtzman et al. 2020), min-p (Nguyen et al. 2024), then temperature and one draw. */
 #include <coterie/sample.h>
 
 #include <math.h>
@@ -29,25 +29,48 @@ struct cot_sampler {
 };
 
 void cot_sample_defaults(cot_sample_options *o) {
-    *o = (cot_sample_options){.struct_size = sizeof *o, .temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .typical_p = 1,
-                              .repetition_penalty = 1, .penalty_window = 64};
+    *o = (cot_sample_options){.struct_size = sizeof *o,
+                              .temperature = 0.8f,
+                              .top_k = 40,
+                              .top_p = 0.95f,
+                              .min_p = 0.05f,
+                              .typical_p = 1,
+                              .repetition_penalty = 1,
+                              .penalty_window = 64};
 }
 
 static cot_status check(const cot_sample_options *o, int32_t n_vocab, cot_error *err) {
-    const struct { const char *name; float value, lo, hi; } range[] = {
-        {"temperature", o->temperature, -INFINITY, 1e6f}, {"top_p", o->top_p, 0, 1}, {"min_p", o->min_p, 0, 1}, {"typical_p", o->typical_p, 0, 1},
-        {"repetition_penalty", o->repetition_penalty, 1e-3f, 1e3f}, {"frequency_penalty", o->frequency_penalty, -1e3f, 1e3f}, {"presence_penalty", o->presence_penalty, -1e3f, 1e3f}};
-    if (o->struct_size != sizeof *o) return cot__fail(err, COT_ARGUMENT, NULL, "cot_sample_options", "struct_size is %zu; call cot_sample_defaults first", o->struct_size);
+    const struct {
+        const char *name;
+        float value, lo, hi;
+    } range[] = {{"temperature", o->temperature, -INFINITY, 1e6f},
+                 {"top_p", o->top_p, 0, 1},
+                 {"min_p", o->min_p, 0, 1},
+                 {"typical_p", o->typical_p, 0, 1},
+                 {"repetition_penalty", o->repetition_penalty, 1e-3f, 1e3f},
+                 {"frequency_penalty", o->frequency_penalty, -1e3f, 1e3f},
+                 {"presence_penalty", o->presence_penalty, -1e3f, 1e3f}};
+    if (o->struct_size != sizeof *o)
+        return cot__fail(err, COT_ARGUMENT, NULL, "cot_sample_options",
+                         "struct_size is %zu; call cot_sample_defaults first", o->struct_size);
     for (size_t i = 0; i < sizeof range / sizeof *range; i++)
-        if (!(range[i].value >= range[i].lo && range[i].value <= range[i].hi)) return cot__fail(err, COT_ARGUMENT, NULL, range[i].name, "%g is outside %g…%g", (double)range[i].value, (double)range[i].lo, (double)range[i].hi);
-    if (o->top_k < 0) return cot__fail(err, COT_ARGUMENT, NULL, "top_k", "%d is negative; 0 switches it off", o->top_k);
-    if (o->penalty_window < -1) return cot__fail(err, COT_ARGUMENT, NULL, "penalty_window", "%d is below −1", o->penalty_window);
+        if (!(range[i].value >= range[i].lo && range[i].value <= range[i].hi))
+            return cot__fail(err, COT_ARGUMENT, NULL, range[i].name, "%g is outside %g…%g",
+                             (double)range[i].value, (double)range[i].lo, (double)range[i].hi);
+    if (o->top_k < 0)
+        return cot__fail(err, COT_ARGUMENT, NULL, "top_k", "%d is negative; 0 switches it off", o->top_k);
+    if (o->penalty_window < -1)
+        return cot__fail(err, COT_ARGUMENT, NULL, "penalty_window", "%d is below −1", o->penalty_window);
     for (size_t i = 0; i < o->n_bias; i++)
-        if (o->bias[i].token < 0 || o->bias[i].token >= n_vocab || isnan(o->bias[i].bias)) return cot__fail(err, COT_ARGUMENT, NULL, "logit_bias", "token %d is outside the vocabulary of %d, or its bias is no number", o->bias[i].token, n_vocab);
+        if (o->bias[i].token < 0 || o->bias[i].token >= n_vocab || isnan(o->bias[i].bias))
+            return cot__fail(err, COT_ARGUMENT, NULL, "logit_bias",
+                             "token %d is outside the vocabulary of %d, or its bias is no number",
+                             o->bias[i].token, n_vocab);
     return COT_OK;
 }
 
-cot_status cot_sampler_create(cot_sampler **out, const cot_sample_options *options, int32_t n_vocab, cot_error *err) {
+cot_status cot_sampler_create(cot_sampler **out, const cot_sample_options *options, int32_t n_vocab,
+                              cot_error *err) {
     cot_sample_options o;
     cot_sample_defaults(&o);
     if (options) o = *options;
@@ -82,7 +105,8 @@ void cot_sampler_free(cot_sampler **sampler) {
 }
 
 cot_status cot_sampler_accept(cot_sampler *s, int32_t token, cot_error *err) {
-    if (token < 0 || token >= s->n_vocab) return cot__fail(err, COT_ARGUMENT, NULL, "token", "%d is outside 0…%d", token, s->n_vocab - 1);
+    if (token < 0 || token >= s->n_vocab)
+        return cot__fail(err, COT_ARGUMENT, NULL, "token", "%d is outside 0…%d", token, s->n_vocab - 1);
     if (s->n_history == s->cap_history) {
         size_t cap = s->cap_history ? s->cap_history * 2 : 256;
         int32_t *p = cot__realloc_array(s->history, cap, sizeof *p);
@@ -146,7 +170,10 @@ static void softmax(candidate *c, size_t n, float temperature) {
     for (size_t i = 0; i < n; i++) c[i].p = (float)(c[i].p / sum);
 }
 
-typedef struct surprise { float distance; candidate c; } surprise;
+typedef struct surprise {
+    float distance;
+    candidate c;
+} surprise;
 static int by_surprise(const void *a, const void *b) {
     const surprise *x = a, *y = b;
     if (x->distance != y->distance) return x->distance < y->distance ? -1 : 1;
@@ -160,7 +187,8 @@ static cot_status keep_typical(candidate *c, size_t *n, float p, cot_error *err)
     softmax(c, *n, 1);
     for (size_t i = 0; i < *n; i++)
         if (c[i].p > 0) entropy -= (double)c[i].p * log((double)c[i].p);
-    for (size_t i = 0; i < *n; i++) s[i] = (surprise){c[i].p > 0 ? fabsf((float)(-log((double)c[i].p) - entropy)) : INFINITY, c[i]};
+    for (size_t i = 0; i < *n; i++)
+        s[i] = (surprise){c[i].p > 0 ? fabsf((float)(-log((double)c[i].p) - entropy)) : INFINITY, c[i]};
     qsort(s, *n, sizeof *s, by_surprise);
     size_t k = 0;
     while (k < *n && sum < (double)p) sum += (double)s[k++].c.p;
@@ -196,17 +224,21 @@ static cot_status truncate(const cot_sampler *s, candidate *c, size_t *n, cot_er
     return COT_OK;
 }
 
-cot_status cot_sampler_choose(cot_sampler *s, const float *logits, int32_t *token, float *logprob, cot_error *err) {
+cot_status cot_sampler_choose(cot_sampler *s, const float *logits, int32_t *token, float *logprob,
+                              cot_error *err) {
     candidate *c = s->c;
     size_t n = (size_t)s->n_vocab, best = 0;
     for (size_t i = 0; i < n; i++) {
-        if (isnan(logits[i])) return cot__fail(err, COT_FORMAT, NULL, "logits", "logit of token %zu is not a number; are the weights damaged?", i);
+        if (isnan(logits[i]))
+            return cot__fail(err, COT_FORMAT, NULL, "logits",
+                             "logit of token %zu is not a number; are the weights damaged?", i);
         c[i] = (candidate){adjusted(s, logits[i], (int32_t)i), 0, (int32_t)i};
     }
     for (size_t i = 0; i < s->opt.n_bias; i++) c[s->bias[i].token].logit += s->bias[i].bias;
     for (size_t i = 1; i < n; i++)
         if (c[i].logit > c[best].logit) best = i;
-    if (c[best].logit == -INFINITY) return cot__fail(err, COT_ARGUMENT, NULL, "logit_bias", "every token is banned");
+    if (c[best].logit == -INFINITY)
+        return cot__fail(err, COT_ARGUMENT, NULL, "logit_bias", "every token is banned");
     int32_t chosen = c[best].id;
     if (s->opt.temperature > 0) {
         COT_TRY(truncate(s, c, &n, err));

@@ -9,16 +9,25 @@ void cot_session_defaults(cot_session_options *o) {
     *o = (cot_session_options){.struct_size = sizeof *o, .n_sequences = 1, .chunk = 512, .kv_type = COT_F16};
 }
 
-static cot_status checked(const cot_model *m, const cot_session_options *in, cot_session_options *o, cot_error *err) {
+static cot_status checked(const cot_model *m, const cot_session_options *in, cot_session_options *o,
+                          cot_error *err) {
     cot_session_defaults(o);
-    if (in && in->struct_size != sizeof *o) return cot__fail(err, COT_ARGUMENT, NULL, "cot_session_options", "struct_size is %zu; call cot_session_defaults first", in->struct_size);
+    if (in && in->struct_size != sizeof *o)
+        return cot__fail(err, COT_ARGUMENT, NULL, "cot_session_options",
+                         "struct_size is %zu; call cot_session_defaults first", in->struct_size);
     if (in) *o = *in;
-    if (o->n_ctx < 0 || o->n_ctx > (1 << 28)) return cot__fail(err, COT_ARGUMENT, NULL, "ctx", "%d is outside 0…%d", o->n_ctx, 1 << 28);
+    if (o->n_ctx < 0 || o->n_ctx > (1 << 28))
+        return cot__fail(err, COT_ARGUMENT, NULL, "ctx", "%d is outside 0…%d", o->n_ctx, 1 << 28);
     if (o->n_ctx == 0) o->n_ctx = m->n_ctx_train < 4096 ? (int32_t)m->n_ctx_train : 4096;
-    if (o->n_sequences < 1 || o->n_sequences > 4096) return cot__fail(err, COT_ARGUMENT, NULL, "sequences", "%d is outside 1…4096", o->n_sequences);
-    if (o->chunk < 1 || o->chunk > 65536) return cot__fail(err, COT_ARGUMENT, NULL, "chunk", "%d is outside 1…65536", o->chunk);
-    if (o->kv_type != COT_F16 && o->kv_type != COT_F32 && o->kv_type != COT_Q8_0) return cot__fail(err, COT_ARGUMENT, NULL, "kv", "must be f16, f32 or q8_0");
-    if (o->experts_used < 0 || o->experts_used > m->max_experts) return cot__fail(err, COT_ARGUMENT, NULL, "experts", "%d is outside 0…%d", o->experts_used, m->max_experts);
+    if (o->n_sequences < 1 || o->n_sequences > 4096)
+        return cot__fail(err, COT_ARGUMENT, NULL, "sequences", "%d is outside 1…4096", o->n_sequences);
+    if (o->chunk < 1 || o->chunk > 65536)
+        return cot__fail(err, COT_ARGUMENT, NULL, "chunk", "%d is outside 1…65536", o->chunk);
+    if (o->kv_type != COT_F16 && o->kv_type != COT_F32 && o->kv_type != COT_Q8_0)
+        return cot__fail(err, COT_ARGUMENT, NULL, "kv", "must be f16, f32 or q8_0");
+    if (o->experts_used < 0 || o->experts_used > m->max_experts)
+        return cot__fail(err, COT_ARGUMENT, NULL, "experts", "%d is outside 0…%d", o->experts_used,
+                         m->max_experts);
     return COT_OK;
 }
 
@@ -36,7 +45,8 @@ static size_t lay_out(const cot_model *m, cot_type type, cot__kv_stream *streams
     return at;
 }
 
-cot_status cot_session_estimate(const cot_model *m, const cot_session_options *options, uint64_t *kv, uint64_t *buffers, cot_error *err) {
+cot_status cot_session_estimate(const cot_model *m, const cot_session_options *options, uint64_t *kv,
+                                uint64_t *buffers, cot_error *err) {
     cot_session_options o;
     COT_TRY(checked(m, options, &o, err));
     uint64_t blocks = ((uint64_t)o.n_ctx + COT_KV_CHUNK - 1) / COT_KV_CHUNK * (uint64_t)o.n_sequences;
@@ -54,7 +64,8 @@ static cot_status make_sequences(cot_session *s, cot_error *err) {
         s->seq[i].table = cot__alloc_zero(per, sizeof *s->seq[i].table);
         s->seq[i].block = cot__alloc_zero(per, sizeof *s->seq[i].block);
         s->seq[i].tokens = cot__alloc_zero((size_t)s->opt.n_ctx, sizeof(int32_t));
-        if (!s->seq[i].table || !s->seq[i].block || !s->seq[i].tokens) return cot__fail_memory(err, per * 12 + (size_t)s->opt.n_ctx * 4);
+        if (!s->seq[i].table || !s->seq[i].block || !s->seq[i].tokens)
+            return cot__fail_memory(err, per * 12 + (size_t)s->opt.n_ctx * 4);
     }
     if (per * n > INT32_MAX) return cot__fail(err, COT_LIMIT, NULL, "ctx", "too many KV blocks");
     s->n_blocks = s->n_free = (int)(per * n);
@@ -65,7 +76,8 @@ static cot_status make_sequences(cot_session *s, cot_error *err) {
     return COT_OK;
 }
 
-cot_status cot_session_create(cot_session **out, const cot_model *m, const cot_session_options *options, cot_error *err) {
+cot_status cot_session_create(cot_session **out, const cot_model *m, const cot_session_options *options,
+                              cot_error *err) {
     cot__error_clear(err);
     cot_session *s = cot__alloc_zero(1, sizeof *s);
     if (!s) return cot__fail_memory(err, sizeof *s);
@@ -75,7 +87,8 @@ cot_status cot_session_create(cot_session **out, const cot_model *m, const cot_s
     if (st == COT_OK) st = cot__kernels_get(&s->kernels, err);
     if (st == COT_OK) st = cot__pool_create(&s->pool, s->opt.n_threads, err);
     if (st == COT_OK) st = cot__arena_create(&s->arena, 4 << 20, 0, err);
-    if (st == COT_OK && !(s->streams = cot__alloc_zero((size_t)m->n_streams, sizeof *s->streams))) st = cot__fail_memory(err, (size_t)m->n_streams * sizeof *s->streams);
+    if (st == COT_OK && !(s->streams = cot__alloc_zero((size_t)m->n_streams, sizeof *s->streams)))
+        st = cot__fail_memory(err, (size_t)m->n_streams * sizeof *s->streams);
     if (st == COT_OK) {
         s->block_bytes = lay_out(m, s->opt.kv_type, s->streams);
         st = make_sequences(s, err);
@@ -86,7 +99,8 @@ cot_status cot_session_create(cot_session **out, const cot_model *m, const cot_s
         s->row_seq = cot__alloc_array(rows, sizeof *s->row_seq);
         s->row_blocks = cot__alloc_array(rows, sizeof *s->row_blocks);
         s->row_wants = cot__alloc_array(rows, sizeof *s->row_wants);
-        if (!s->row_token || !s->row_pos || !s->row_seq || !s->row_blocks || !s->row_wants) st = cot__fail_memory(err, rows * 24);
+        if (!s->row_token || !s->row_pos || !s->row_seq || !s->row_blocks || !s->row_wants)
+            st = cot__fail_memory(err, rows * 24);
     }
     if (st != COT_OK) cot_session_free(&s);
     else *out = s;
@@ -136,7 +150,8 @@ static cot_status take_block(cot_session *s, int32_t *out, cot_error *err) {
     if (!s->n_free) return cot__fail(err, COT_CONTEXT_FULL, NULL, "ctx", "no KV block is left");
     int32_t b = s->free_list[s->n_free - 1];
     if (!s->blocks[b].data) {
-        /* Zeroed: positions that were never written must not hold NaN for a kernel that reads whole chunks. */
+        /* Zeroed: positions that were never written must not hold NaN for a kernel that reads whole chunks.
+         */
         s->blocks[b].data = cot__alloc_aligned(64, s->block_bytes);
         if (!s->blocks[b].data) return cot__fail_memory(err, s->block_bytes);
         memset(s->blocks[b].data, 0, s->block_bytes);
@@ -151,7 +166,8 @@ static void drop_block(cot_session *s, int32_t b) {
     if (--s->blocks[b].refs == 0) s->free_list[s->n_free++] = b;
 }
 
-/* Makes positions [q->length, q->length + n) writable: new blocks, and a copy of a last block that is shared. */
+/* Makes positions [q->length, q->length + n) writable: new blocks, and a copy of a last block that is shared.
+ */
 cot_status cot__sequence_reserve(cot_session *s, cot__sequence *q, int32_t n, cot_error *err) {
     int last = q->length / COT_KV_CHUNK, need = (q->length + n + COT_KV_CHUNK - 1) / COT_KV_CHUNK;
     if (last < q->n_table && s->blocks[q->block[last]].refs > 1) {
@@ -176,7 +192,9 @@ static void cut(cot_session *s, cot__sequence *q, int32_t n) {
     q->length = n;
 }
 
-int32_t cot_sequence_length(const cot_session *s, int32_t i) { return i >= 0 && i < s->opt.n_sequences ? s->seq[i].length : 0; }
+int32_t cot_sequence_length(const cot_session *s, int32_t i) {
+    return i >= 0 && i < s->opt.n_sequences ? s->seq[i].length : 0;
+}
 
 const int32_t *cot_sequence_tokens(const cot_session *s, int32_t i, size_t *n) {
     *n = (size_t)cot_sequence_length(s, i);
@@ -185,7 +203,8 @@ const int32_t *cot_sequence_tokens(const cot_session *s, int32_t i, size_t *n) {
 
 cot_status cot_sequence_cut(cot_session *s, int32_t i, int32_t n, cot_error *err) {
     COT_TRY(check_seq(s, i, err));
-    if (n < 0 || n > s->seq[i].length) return cot__fail(err, COT_ARGUMENT, NULL, "length", "%d is outside 0…%d", n, s->seq[i].length);
+    if (n < 0 || n > s->seq[i].length)
+        return cot__fail(err, COT_ARGUMENT, NULL, "length", "%d is outside 0…%d", n, s->seq[i].length);
     cut(s, &s->seq[i], n);
     return COT_OK;
 }
@@ -218,12 +237,16 @@ static bool pass_logits(void *user, size_t row, const float *logits, int64_t n_v
     return k->fn(k->user, k->first + row, logits, n_vocab);
 }
 
-static cot_status check_rows(const cot_session *s, const cot_row *rows, size_t n, int32_t *added, cot_error *err) {
+static cot_status check_rows(const cot_session *s, const cot_row *rows, size_t n, int32_t *added,
+                             cot_error *err) {
     for (size_t i = 0; i < n; i++) {
         COT_TRY(check_seq(s, rows[i].sequence, err));
-        if (rows[i].token < 0 || rows[i].token >= s->model->n_vocab) return cot__fail(err, COT_ARGUMENT, NULL, "token", "%d is outside 0…%lld", rows[i].token, (long long)s->model->n_vocab - 1);
+        if (rows[i].token < 0 || rows[i].token >= s->model->n_vocab)
+            return cot__fail(err, COT_ARGUMENT, NULL, "token", "%d is outside 0…%lld", rows[i].token,
+                             (long long)s->model->n_vocab - 1);
         if (s->seq[rows[i].sequence].length + ++added[rows[i].sequence] > s->opt.n_ctx)
-            return cot__fail(err, COT_CONTEXT_FULL, NULL, "ctx", "the context of %d tokens is full; start with a larger --ctx", s->opt.n_ctx);
+            return cot__fail(err, COT_CONTEXT_FULL, NULL, "ctx",
+                             "the context of %d tokens is full; start with a larger --ctx", s->opt.n_ctx);
     }
     return COT_OK;
 }
@@ -237,19 +260,36 @@ static cot_status run_pass(cot_session *s, const cot_row *rows, size_t n, sink *
         s->row_blocks[i] = q->table;
         s->row_wants[i] = rows[i].wants_logits && k->fn;
     }
-    cot__ops ops = {.k = s->kernels, .pool = s->pool, .arena = s->arena, .act_f32 = s->opt.activation == COT_ACTIVATION_F32};
-    cot__pass pass = {.n = (int64_t)n, .tokens = s->row_token, .pos = s->row_pos, .sequence = s->row_seq, .blocks = s->row_blocks, .wants = s->row_wants,
-                      .streams = s->streams, .logits = pass_logits, .user = k,
-                      .moe = {.k_override = s->opt.experts_used, .observe = s->observe, .observe_user = s->observe_user, .sequence = s->row_seq, .position = s->row_pos}};
-    for (int i = 0; i < s->model->n_ropes; i++) pass.long_rope |= s->model->rope[i].freq_long && s->opt.n_ctx > s->model->rope[i].original_ctx;
+    cot__ops ops = {.k = s->kernels,
+                    .pool = s->pool,
+                    .arena = s->arena,
+                    .act_f32 = s->opt.activation == COT_ACTIVATION_F32};
+    cot__pass pass = {.n = (int64_t)n,
+                      .tokens = s->row_token,
+                      .pos = s->row_pos,
+                      .sequence = s->row_seq,
+                      .blocks = s->row_blocks,
+                      .wants = s->row_wants,
+                      .streams = s->streams,
+                      .logits = pass_logits,
+                      .user = k,
+                      .moe = {.k_override = s->opt.experts_used,
+                              .observe = s->observe,
+                              .observe_user = s->observe_user,
+                              .sequence = s->row_seq,
+                              .position = s->row_pos}};
+    for (int i = 0; i < s->model->n_ropes; i++)
+        pass.long_rope |= s->model->rope[i].freq_long && s->opt.n_ctx > s->model->rope[i].original_ctx;
     return cot__model_forward(s->model, &ops, &pass, err);
 }
 
-cot_status cot_forward(cot_session *s, const cot_row *rows, size_t n, cot_logits_fn *fn, void *user, cot_error *err) {
+cot_status cot_forward(cot_session *s, const cot_row *rows, size_t n, cot_logits_fn *fn, void *user,
+                       cot_error *err) {
     size_t n_seq = (size_t)s->opt.n_sequences;
     cot__error_clear(err);
     if (!n) return COT_OK;
-    int32_t small[64] = {0}, *added = n_seq * 2 <= 64 ? small : cot__alloc_zero(n_seq * 2, sizeof *added), *before = added + n_seq;
+    int32_t small[64] = {0}, *added = n_seq * 2 <= 64 ? small : cot__alloc_zero(n_seq * 2, sizeof *added),
+            *before = added + n_seq;
     if (!added) return cot__fail_memory(err, n_seq * 2 * sizeof *added);
     cot_status st = check_rows(s, rows, n, added, err);
     for (size_t i = 0; i < n_seq; i++) before[i] = s->seq[i].length;

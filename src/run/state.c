@@ -1,4 +1,5 @@
-/* Owns: a sequence's state in a file: header, tokens, the KV blocks' used positions. Bound to model shape and KV type. */
+/* Owns: a sequence's state in a file: header, tokens, the KV blocks' used positions. Bound to model shape and
+ * KV type. */
 #include <string.h>
 
 #include "base/error.h"
@@ -27,26 +28,43 @@ static uint64_t model_hash(const cot_model *m) {
 
 cot_status cot_sequence_save(cot_session *s, int32_t sequence, const char *path, cot_error *err) {
     cot__error_clear(err);
-    if (sequence < 0 || sequence >= s->opt.n_sequences) return cot__fail(err, COT_ARGUMENT, NULL, "sequence", "%d does not exist", sequence);
+    if (sequence < 0 || sequence >= s->opt.n_sequences)
+        return cot__fail(err, COT_ARGUMENT, NULL, "sequence", "%d does not exist", sequence);
     const cot__sequence *q = &s->seq[sequence];
-    state_header h = {.magic = "COTSTATE", .version = 1, .kv_type = (uint32_t)s->opt.kv_type, .block_bytes = s->block_bytes, .model_hash = model_hash(s->model), .length = q->length};
+    state_header h = {.magic = "COTSTATE",
+                      .version = 1,
+                      .kv_type = (uint32_t)s->opt.kv_type,
+                      .block_bytes = s->block_bytes,
+                      .model_hash = model_hash(s->model),
+                      .length = q->length};
     cot__writer *w = NULL;
     COT_TRY(cot__writer_open(&w, path, err));
     cot_status st = cot__writer_put(w, &h, sizeof h, err);
     if (st == COT_OK) st = cot__writer_put(w, q->tokens, (size_t)q->length * sizeof *q->tokens, err);
-    for (int i = 0; i < q->n_table && st == COT_OK; i++) st = cot__writer_put(w, q->table[i], s->block_bytes, err);
+    for (int i = 0; i < q->n_table && st == COT_OK; i++)
+        st = cot__writer_put(w, q->table[i], s->block_bytes, err);
     if (st == COT_OK) return cot__writer_commit(&w, err);
     cot__writer_abort(&w);
     return st;
 }
 
-static cot_status check_header(const cot_session *s, const char *path, const state_header *h, uint64_t size, cot_error *err) {
-    if (memcmp(h->magic, "COTSTATE", 8) != 0 || h->version != 1) return cot__fail(err, COT_FORMAT, path, "magic", "is not a saved state of this version");
-    if (h->model_hash != model_hash(s->model)) return cot__fail(err, COT_ARGUMENT, path, "model", "the state was saved with another model");
-    if (h->kv_type != (uint32_t)s->opt.kv_type || h->block_bytes != s->block_bytes) return cot__fail(err, COT_ARGUMENT, path, "kv", "the state was saved with KV type %s", cot_type_name((int)h->kv_type));
-    if (h->length < 0 || h->length > s->opt.n_ctx) return cot__fail(err, COT_CONTEXT_FULL, path, "length", "%lld tokens do not fit a context of %d", (long long)h->length, s->opt.n_ctx);
+static cot_status check_header(const cot_session *s, const char *path, const state_header *h, uint64_t size,
+                               cot_error *err) {
+    if (memcmp(h->magic, "COTSTATE", 8) != 0 || h->version != 1)
+        return cot__fail(err, COT_FORMAT, path, "magic", "is not a saved state of this version");
+    if (h->model_hash != model_hash(s->model))
+        return cot__fail(err, COT_ARGUMENT, path, "model", "the state was saved with another model");
+    if (h->kv_type != (uint32_t)s->opt.kv_type || h->block_bytes != s->block_bytes)
+        return cot__fail(err, COT_ARGUMENT, path, "kv", "the state was saved with KV type %s",
+                         cot_type_name((int)h->kv_type));
+    if (h->length < 0 || h->length > s->opt.n_ctx)
+        return cot__fail(err, COT_CONTEXT_FULL, path, "length", "%lld tokens do not fit a context of %d",
+                         (long long)h->length, s->opt.n_ctx);
     uint64_t blocks = ((uint64_t)h->length + COT_KV_CHUNK - 1) / COT_KV_CHUNK;
-    if (size != sizeof *h + (uint64_t)h->length * 4 + blocks * s->block_bytes) return cot__fail(err, COT_FORMAT, path, "size", "is %llu bytes, which does not fit its header: truncated?", (unsigned long long)size);
+    if (size != sizeof *h + (uint64_t)h->length * 4 + blocks * s->block_bytes)
+        return cot__fail(err, COT_FORMAT, path, "size",
+                         "is %llu bytes, which does not fit its header: truncated?",
+                         (unsigned long long)size);
     return COT_OK;
 }
 
@@ -60,13 +78,16 @@ cot_status cot_sequence_load(cot_session *s, int32_t sequence, const char *path,
     int32_t *tokens = NULL;
     cot_status st = cot__file_read(f, 0, &h, sizeof h, err);
     if (st == COT_OK) st = check_header(s, path, &h, cot__file_size(f), err);
-    if (st == COT_OK && !(tokens = cot__alloc_array((size_t)h.length, sizeof *tokens))) st = cot__fail_memory(err, (size_t)h.length * 4);
+    if (st == COT_OK && !(tokens = cot__alloc_array((size_t)h.length, sizeof *tokens)))
+        st = cot__fail_memory(err, (size_t)h.length * 4);
     if (st == COT_OK) st = cot__file_read(f, sizeof h, tokens, (size_t)h.length * sizeof *tokens, err);
     for (int64_t i = 0; st == COT_OK && i < h.length; i++)
-        if (tokens[i] < 0 || tokens[i] >= s->model->n_vocab) st = cot__fail(err, COT_FORMAT, path, "tokens", "token %lld is %d", (long long)i, tokens[i]);
+        if (tokens[i] < 0 || tokens[i] >= s->model->n_vocab)
+            st = cot__fail(err, COT_FORMAT, path, "tokens", "token %lld is %d", (long long)i, tokens[i]);
     if (st == COT_OK) st = cot__sequence_reserve(s, q, (int32_t)h.length, err);
     uint64_t at = sizeof h + (st == COT_OK ? (uint64_t)h.length * 4 : 0);
-    for (int i = 0; st == COT_OK && i < q->n_table; i++, at += s->block_bytes) st = cot__file_read(f, at, q->table[i], s->block_bytes, err);
+    for (int i = 0; st == COT_OK && i < q->n_table; i++, at += s->block_bytes)
+        st = cot__file_read(f, at, q->table[i], s->block_bytes, err);
     if (st == COT_OK) {
         memcpy(q->tokens, tokens, (size_t)h.length * sizeof *tokens);
         q->length = (int32_t)h.length;

@@ -22,7 +22,8 @@ struct cot__store {
     uint64_t resident, read, acquired;
 };
 
-cot_status cot__store_create(cot__store **out, const cot__tensor_set *set, cot__residency residency, cot_error *err) {
+cot_status cot__store_create(cot__store **out, const cot__tensor_set *set, cot__residency residency,
+                             cot_error *err) {
     cot__store *s = cot__alloc_zero(1, sizeof *s);
     if (!s) return cot__fail_memory(err, sizeof *s);
     s->set = set;
@@ -106,8 +107,10 @@ cot_status cot__store_add_bank(cot__store *s, const cot__expert *experts, int n,
     return COT_OK;
 }
 
-cot_status cot__store_acquire(cot__store *s, int bank, const int32_t *ids, int n, cot__lease *lease, cot_error *err) {
-    if (bank < 0 || bank >= s->n_banks) return cot__fail(err, COT_INTERNAL, NULL, "bank", "%d does not exist", bank);
+cot_status cot__store_acquire(cot__store *s, int bank, const int32_t *ids, int n, cot__lease *lease,
+                              cot_error *err) {
+    if (bank < 0 || bank >= s->n_banks)
+        return cot__fail(err, COT_INTERNAL, NULL, "bank", "%d does not exist", bank);
     *lease = (cot__lease){.bank = s->banks[bank].experts, .ids = ids, .n = n};
     s->acquired += (uint64_t)n;
     return COT_OK;
@@ -127,5 +130,6 @@ void cot__store_hint(cot__store *s, int bank, const int32_t *ids, int n, uint64_
 void cot__store_cancel(cot__store *s, uint64_t epoch) { (void)s, (void)epoch; }
 
 void cot__store_get_stats(const cot__store *s, cot__store_stats *out) {
-    *out = (cot__store_stats){.acquired = s->acquired, .hits = s->acquired, .bytes_read = s->read, .resident_bytes = s->resident};
+    *out = (cot__store_stats){
+        .acquired = s->acquired, .hits = s->acquired, .bytes_read = s->read, .resident_bytes = s->resident};
 }

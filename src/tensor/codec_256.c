@@ -23,7 +23,8 @@ COT_DECODER(q3_k) {
             int lo = i < 8 ? s[i] & 15 : s[i - 8] >> 4, hi = s[8 + i % 4] >> (2 * (i / 4)) & 3;
             float dl = d * (float)((lo | hi << 4) - 32);
             int shift = i % 8 / 2 * 2, bit = i / 2;
-            for (int j = 0; j < 16; j++) *dst++ = dl * (float)((q[j] >> shift & 3) - (h[j] >> bit & 1 ? 0 : 4));
+            for (int j = 0; j < 16; j++)
+                *dst++ = dl * (float)((q[j] >> shift & 3) - (h[j] >> bit & 1 ? 0 : 4));
         }
     }
 }
@@ -47,7 +48,8 @@ COT_DECODER(q5_k) {
             cot__k4_scale_min(p + 4, i, &sc, &m);
             const uint8_t *h = p + 16, *q = p + 48 + 32 * (i / 2);
             float dl = d * (float)sc, ml = min * (float)m;
-            for (int j = 0; j < 32; j++) *dst++ = dl * (float)((i % 2 ? q[j] >> 4 : q[j] & 15) | (h[j] >> i & 1) << 4) - ml;
+            for (int j = 0; j < 32; j++)
+                *dst++ = dl * (float)((i % 2 ? q[j] >> 4 : q[j] & 15) | (h[j] >> i & 1) << 4) - ml;
         }
     }
 }
@@ -72,7 +74,9 @@ COT_DECODER(iq4_xs) {
             int high = (p[2] | p[3] << 8) >> (2 * i) & 3, low = p[4 + i / 2] >> (4 * (i % 2)) & 15;
             float dl = d * (float)((low | high << 4) - 32);
             const uint8_t *q = p + 8 + 16 * i;
-            for (int j = 0; j < 16; j++) dst[32 * i + j] = dl * cot__iq4_values[q[j] & 15], dst[32 * i + j + 16] = dl * cot__iq4_values[q[j] >> 4];
+            for (int j = 0; j < 16; j++)
+                dst[32 * i + j] = dl * cot__iq4_values[q[j] & 15],
+                             dst[32 * i + j + 16] = dl * cot__iq4_values[q[j] >> 4];
         }
     }
 }
@@ -84,8 +88,8 @@ static int clamp_int(float v, int lo, int hi) {
     return i < lo ? lo : i > hi ? hi : i;
 }
 
-/* x ≈ scale · q − min with q in 0…levels and min ≥ 0: tries several steps, solves scale and min for each choice of
- * q by weighted least squares, keeps the least weighted error. */
+/* x ≈ scale · q − min with q in 0…levels and min ≥ 0: tries several steps, solves scale and min for each
+ * choice of q by weighted least squares, keeps the least weighted error. */
 static float fit_affine(const float *x, const float *w, int n, int levels, float *min_out) {
     float lo = x[0], hi = x[0], best_scale, best_min;
     for (int j = 1; j < n; j++) lo = x[j] < lo ? x[j] : lo, hi = x[j] > hi ? x[j] : hi;
@@ -100,7 +104,8 @@ static float fit_affine(const float *x, const float *w, int n, int levels, float
         double sw = 0, sq = 0, sqq = 0, sx = 0, sxq = 0;
         for (int j = 0; j < n; j++) {
             double q = clamp_int((x[j] - lo) / d, 0, levels);
-            sw += w[j], sq += w[j] * q, sqq += w[j] * q * q, sx += (double)w[j] * x[j], sxq += (double)w[j] * x[j] * q;
+            sw += w[j], sq += w[j] * q, sqq += w[j] * q * q, sx += (double)w[j] * x[j],
+                sxq += (double)w[j] * x[j] * q;
         }
         double det = sw * sqq - sq * sq;
         if (det <= 0) continue;
@@ -118,14 +123,17 @@ static float fit_affine(const float *x, const float *w, int n, int levels, float
     return best_scale;
 }
 
-/* The part that Q4_K and Q5_K share: scales and minima of eight sub-blocks of 32, packed in 6 bits, and the levels. */
+/* The part that Q4_K and Q5_K share: scales and minima of eight sub-blocks of 32, packed in 6 bits, and the
+ * levels. */
 static void encode_k(const float *x, const float *importance, int levels, uint8_t *head, uint8_t *q) {
     float scale[8], min[8], max_scale = 0, max_min = 0, rms = 0;
     for (int j = 0; j < 256; j++) rms += x[j] * x[j];
     rms = sqrtf(rms / 256);
     for (int i = 0; i < 8; i++) {
         float w[32];
-        for (int j = 0; j < 32; j++) w[j] = importance ? importance[32 * i + j] * sqrtf(rms * rms + x[32 * i + j] * x[32 * i + j]) : rms + fabsf(x[32 * i + j]);
+        for (int j = 0; j < 32; j++)
+            w[j] = importance ? importance[32 * i + j] * sqrtf(rms * rms + x[32 * i + j] * x[32 * i + j])
+                              : rms + fabsf(x[32 * i + j]);
         scale[i] = fit_affine(x + 32 * i, w, 32, levels, &min[i]);
         max_scale = scale[i] > max_scale ? scale[i] : max_scale;
         max_min = min[i] > max_min ? min[i] : max_min;
@@ -138,29 +146,36 @@ static void encode_k(const float *x, const float *importance, int levels, uint8_
         int s = d > 0 ? clamp_int(scale[i] / d, 0, 63) : 0, m = dm > 0 ? clamp_int(min[i] / dm, 0, 63) : 0;
         uint8_t *t = head + 4;
         if (i < 4) t[i] |= (uint8_t)s, t[i + 4] |= (uint8_t)m;
-        else t[i + 4] = (uint8_t)((s & 15) | (m & 15) << 4), t[i - 4] |= (uint8_t)(s >> 4 << 6), t[i] |= (uint8_t)(m >> 4 << 6);
+        else
+            t[i + 4] = (uint8_t)((s & 15) | (m & 15) << 4), t[i - 4] |= (uint8_t)(s >> 4 << 6),
+                  t[i] |= (uint8_t)(m >> 4 << 6);
         float dl = d * (float)s, ml = dm * (float)m;
-        for (int j = 0; j < 32; j++) q[32 * i + j] = dl > 0 ? (uint8_t)clamp_int((x[32 * i + j] + ml) / dl, 0, levels) : 0;
+        for (int j = 0; j < 32; j++)
+            q[32 * i + j] = dl > 0 ? (uint8_t)clamp_int((x[32 * i + j] + ml) / dl, 0, levels) : 0;
     }
 }
 
 COT_ENCODER(q4_k) {
     uint8_t q[256];
-    for (uint8_t *p = dst; n > 0; n -= 256, p += 144, src += 256, importance = importance ? importance + 256 : NULL) {
+    for (uint8_t *p = dst; n > 0;
+         n -= 256, p += 144, src += 256, importance = importance ? importance + 256 : NULL) {
         encode_k(src, importance, 15, p, q);
         for (int i = 0; i < 4; i++)
-            for (int j = 0; j < 32; j++) p[16 + 32 * i + j] = (uint8_t)(q[64 * i + j] | q[64 * i + 32 + j] << 4);
+            for (int j = 0; j < 32; j++)
+                p[16 + 32 * i + j] = (uint8_t)(q[64 * i + j] | q[64 * i + 32 + j] << 4);
     }
 }
 COT_ENCODER(q5_k) {
     uint8_t q[256];
-    for (uint8_t *p = dst; n > 0; n -= 256, p += 176, src += 256, importance = importance ? importance + 256 : NULL) {
+    for (uint8_t *p = dst; n > 0;
+         n -= 256, p += 176, src += 256, importance = importance ? importance + 256 : NULL) {
         encode_k(src, importance, 31, p, q);
         memset(p + 16, 0, 32);
         for (int i = 0; i < 8; i++)
             for (int j = 0; j < 32; j++) p[16 + j] |= (uint8_t)((q[32 * i + j] >> 4) << i);
         for (int i = 0; i < 4; i++)
-            for (int j = 0; j < 32; j++) p[48 + 32 * i + j] = (uint8_t)((q[64 * i + j] & 15) | (q[64 * i + 32 + j] & 15) << 4);
+            for (int j = 0; j < 32; j++)
+                p[48 + 32 * i + j] = (uint8_t)((q[64 * i + j] & 15) | (q[64 * i + 32 + j] & 15) << 4);
     }
 }
 
@@ -183,7 +198,8 @@ static float fit_q6(const float *x, const float *importance) {
 }
 
 COT_ENCODER(q6_k) {
-    for (uint8_t *p = dst; n > 0; n -= 256, p += 210, src += 256, importance = importance ? importance + 256 : NULL) {
+    for (uint8_t *p = dst; n > 0;
+         n -= 256, p += 210, src += 256, importance = importance ? importance + 256 : NULL) {
         float scale[16], big = 0;
         for (int i = 0; i < 16; i++) {
             scale[i] = fit_q6(src + 16 * i, importance ? importance + 16 * i : NULL);
@@ -198,7 +214,8 @@ COT_ENCODER(q6_k) {
             int s = d != 0 ? clamp_int(scale[i] / d, -128, 127) : 0;
             p[192 + i] = (uint8_t)(int8_t)s;
             float dl = d * (float)s;
-            for (int j = 0; j < 16; j++) q[16 * i + j] = (uint8_t)((dl != 0 ? clamp_int(src[16 * i + j] / dl, -32, 31) : 0) + 32);
+            for (int j = 0; j < 16; j++)
+                q[16 * i + j] = (uint8_t)((dl != 0 ? clamp_int(src[16 * i + j] / dl, -32, 31) : 0) + 32);
         }
         for (int half = 0; half < 2; half++)
             for (int i = 0; i < 4; i++)

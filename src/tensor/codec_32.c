@@ -7,7 +7,10 @@ const int8_t cot__iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1,
 const int8_t cot__mxfp4_values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 float cot__mxfp4_scale(uint8_t e) {
-    union { uint32_t u; float f; } v;
+    union {
+        uint32_t u;
+        float f;
+    } v;
     v.u = e < 2 ? 0x00200000u << e : (uint32_t)(e - 1) << 23;
     return v.f;
 }
@@ -15,13 +18,15 @@ float cot__mxfp4_scale(uint8_t e) {
 COT_DECODER(q4_0) {
     for (const uint8_t *p = src; n > 0; n -= 32, p += 18, dst += 32) {
         float d = cot__half_at(p);
-        for (int j = 0; j < 16; j++) dst[j] = (float)((p[2 + j] & 15) - 8) * d, dst[j + 16] = (float)((p[2 + j] >> 4) - 8) * d;
+        for (int j = 0; j < 16; j++)
+            dst[j] = (float)((p[2 + j] & 15) - 8) * d, dst[j + 16] = (float)((p[2 + j] >> 4) - 8) * d;
     }
 }
 COT_DECODER(q4_1) {
     for (const uint8_t *p = src; n > 0; n -= 32, p += 20, dst += 32) {
         float d = cot__half_at(p), m = cot__half_at(p + 2);
-        for (int j = 0; j < 16; j++) dst[j] = (float)(p[4 + j] & 15) * d + m, dst[j + 16] = (float)(p[4 + j] >> 4) * d + m;
+        for (int j = 0; j < 16; j++)
+            dst[j] = (float)(p[4 + j] & 15) * d + m, dst[j + 16] = (float)(p[4 + j] >> 4) * d + m;
     }
 }
 static inline int high_bit(const uint8_t *qh, int j) { return (qh[j / 8] >> (j % 8) & 1) << 4; }
@@ -52,13 +57,15 @@ COT_DECODER(q8_0) {
 COT_DECODER(iq4_nl) {
     for (const uint8_t *p = src; n > 0; n -= 32, p += 18, dst += 32) {
         float d = cot__half_at(p);
-        for (int j = 0; j < 16; j++) dst[j] = d * cot__iq4_values[p[2 + j] & 15], dst[j + 16] = d * cot__iq4_values[p[2 + j] >> 4];
+        for (int j = 0; j < 16; j++)
+            dst[j] = d * cot__iq4_values[p[2 + j] & 15], dst[j + 16] = d * cot__iq4_values[p[2 + j] >> 4];
     }
 }
 COT_DECODER(mxfp4) {
     for (const uint8_t *p = src; n > 0; n -= 32, p += 17, dst += 32) {
         float d = cot__mxfp4_scale(p[0]);
-        for (int j = 0; j < 16; j++) dst[j] = d * cot__mxfp4_values[p[1 + j] & 15], dst[j + 16] = d * cot__mxfp4_values[p[1 + j] >> 4];
+        for (int j = 0; j < 16; j++)
+            dst[j] = d * cot__mxfp4_values[p[1 + j] & 15], dst[j + 16] = d * cot__mxfp4_values[p[1 + j] >> 4];
     }
 }
 
@@ -73,8 +80,8 @@ static int clamp_int(float v, int lo, int hi) {
     return i < lo ? lo : i > hi ? hi : i;
 }
 
-/* Best symmetric scale for levels lo…hi (q = 0 is zero): tries scales around the one that maps the largest value to
- * the far level, refines each by weighted least squares, keeps the least error. */
+/* Best symmetric scale for levels lo…hi (q = 0 is zero): tries scales around the one that maps the largest
+ * value to the far level, refines each by weighted least squares, keeps the least error. */
 static float fit_symmetric(const float *x, const float *importance, int n, int lo, int hi) {
     float big = 0;
     for (int j = 0; j < n; j++)
@@ -95,14 +102,18 @@ static float fit_symmetric(const float *x, const float *importance, int n, int l
 }
 
 COT_ENCODER(q4_0) {
-    for (uint8_t *p = dst; n > 0; n -= 32, p += 18, src += 32, importance = importance ? importance + 32 : NULL) {
+    for (uint8_t *p = dst; n > 0;
+         n -= 32, p += 18, src += 32, importance = importance ? importance + 32 : NULL) {
         cot__half_put(p, fit_symmetric(src, importance, 32, -8, 7));
         float d = cot__half_at(p), id = d != 0 ? 1 / d : 0;
-        for (int j = 0; j < 16; j++) p[2 + j] = (uint8_t)((clamp_int(src[j] * id, -8, 7) + 8) | (clamp_int(src[j + 16] * id, -8, 7) + 8) << 4);
+        for (int j = 0; j < 16; j++)
+            p[2 + j] = (uint8_t)((clamp_int(src[j] * id, -8, 7) + 8) |
+                                 (clamp_int(src[j + 16] * id, -8, 7) + 8) << 4);
     }
 }
 COT_ENCODER(q5_0) {
-    for (uint8_t *p = dst; n > 0; n -= 32, p += 22, src += 32, importance = importance ? importance + 32 : NULL) {
+    for (uint8_t *p = dst; n > 0;
+         n -= 32, p += 22, src += 32, importance = importance ? importance + 32 : NULL) {
         cot__half_put(p, fit_symmetric(src, importance, 32, -16, 15));
         float d = cot__half_at(p), id = d != 0 ? 1 / d : 0;
         memset(p + 2, 0, 4);
@@ -129,7 +140,9 @@ COT_ENCODER(q4_1) {
         cot__half_put(p, (hi - lo) / 15);
         cot__half_put(p + 2, lo);
         float d = cot__half_at(p), m = cot__half_at(p + 2), id = d != 0 ? 1 / d : 0;
-        for (int j = 0; j < 16; j++) p[4 + j] = (uint8_t)(clamp_int((src[j] - m) * id, 0, 15) | clamp_int((src[j + 16] - m) * id, 0, 15) << 4);
+        for (int j = 0; j < 16; j++)
+            p[4 + j] = (uint8_t)(clamp_int((src[j] - m) * id, 0, 15) |
+                                 clamp_int((src[j + 16] - m) * id, 0, 15) << 4);
     }
 }
 COT_ENCODER(q5_1) {
@@ -191,6 +204,7 @@ COT_ENCODER(mxfp4) {
         }
         float d = cot__mxfp4_scale((uint8_t)chosen);
         p[0] = (uint8_t)chosen;
-        for (int j = 0; j < 16; j++) p[1 + j] = (uint8_t)(nearest_fp4(src[j] / d) | nearest_fp4(src[j + 16] / d) << 4);
+        for (int j = 0; j < 16; j++)
+            p[1 + j] = (uint8_t)(nearest_fp4(src[j] / d) | nearest_fp4(src[j + 16] / d) << 4);
     }
 }

@@ -5,7 +5,10 @@
 
 float cot__f16_to_f32(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, exp = (h >> 10) & 31, man = h & 0x3ff;
-    union { uint32_t u; float f; } v;
+    union {
+        uint32_t u;
+        float f;
+    } v;
     if (exp == 31) v.u = sign | 0x7f800000u | man << 13;
     else if (exp) v.u = sign | (exp + 112) << 23 | man << 13;
     else {
@@ -16,13 +19,19 @@ float cot__f16_to_f32(uint16_t h) {
 }
 
 uint16_t cot__f32_to_f16(float f) {
-    union { float f; uint32_t u; } v = {f};
+    union {
+        float f;
+        uint32_t u;
+    } v = {f};
     uint16_t sign = (uint16_t)(v.u >> 16 & 0x8000);
     uint32_t a = v.u & 0x7fffffffu;
     if (a > 0x7f800000u) return (uint16_t)(sign | 0x7e00 | (a >> 13 & 0x1ff));
     if (a >= 0x477ff000u) return (uint16_t)(sign | 0x7c00); /* rounds to infinity */
-    if (a < 0x38800000u) {                                 /* denormal: let F32 addition round */
-        union { float f; uint32_t u; } d = {.u = a};
+    if (a < 0x38800000u) {                                  /* denormal: let F32 addition round */
+        union {
+            float f;
+            uint32_t u;
+        } d = {.u = a};
         d.f += 0.5f;
         return (uint16_t)(sign | (d.u - 0x3f000000u));
     }
@@ -31,7 +40,10 @@ uint16_t cot__f32_to_f16(float f) {
 }
 
 uint16_t cot__f32_to_bf16(float f) {
-    union { float f; uint32_t u; } v = {f};
+    union {
+        float f;
+        uint32_t u;
+    } v = {f};
     if ((v.u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(v.u >> 16 | 0x40);
     return (uint16_t)((v.u + 0x7fff + (v.u >> 16 & 1)) >> 16);
 }
@@ -75,7 +87,9 @@ COT_DECODER(f8_e4m3) {
     const uint8_t *p = src;
     for (int64_t i = 0; i < n; i++) {
         int exp = p[i] >> 3 & 15, man = p[i] & 7;
-        float x = (p[i] & 0x7f) == 0x7f ? NAN : exp ? ldexpf(1 + (float)man / 8, exp - 7) : ldexpf((float)man / 8, -6);
+        float x = (p[i] & 0x7f) == 0x7f ? NAN
+                  : exp                 ? ldexpf(1 + (float)man / 8, exp - 7)
+                                        : ldexpf((float)man / 8, -6);
         dst[i] = p[i] & 0x80 ? -x : x;
     }
 }

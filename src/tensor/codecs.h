@@ -7,15 +7,39 @@
 #include "tensor/type.h"
 
 #define COT_DECODER(name) void cot__decode_##name(const void *src, float *dst, int64_t n)
-#define COT_ENCODER(name) void cot__encode_##name(const float *src, void *dst, int64_t n, const float *importance)
+#define COT_ENCODER(name)                                                                                    \
+    void cot__encode_##name(const float *src, void *dst, int64_t n, const float *importance)
 
-COT_DECODER(f32); COT_DECODER(f16); COT_DECODER(bf16); COT_DECODER(f64); COT_DECODER(f8_e4m3);
-COT_DECODER(q4_0); COT_DECODER(q4_1); COT_DECODER(q5_0); COT_DECODER(q5_1); COT_DECODER(q8_0);
-COT_DECODER(q2_k); COT_DECODER(q3_k); COT_DECODER(q4_k); COT_DECODER(q5_k); COT_DECODER(q6_k);
-COT_DECODER(iq4_nl); COT_DECODER(iq4_xs); COT_DECODER(mxfp4);
-COT_ENCODER(f32); COT_ENCODER(f16); COT_ENCODER(bf16);
-COT_ENCODER(q4_0); COT_ENCODER(q4_1); COT_ENCODER(q5_0); COT_ENCODER(q5_1); COT_ENCODER(q8_0);
-COT_ENCODER(q4_k); COT_ENCODER(q5_k); COT_ENCODER(q6_k); COT_ENCODER(mxfp4);
+COT_DECODER(f32);
+COT_DECODER(f16);
+COT_DECODER(bf16);
+COT_DECODER(f64);
+COT_DECODER(f8_e4m3);
+COT_DECODER(q4_0);
+COT_DECODER(q4_1);
+COT_DECODER(q5_0);
+COT_DECODER(q5_1);
+COT_DECODER(q8_0);
+COT_DECODER(q2_k);
+COT_DECODER(q3_k);
+COT_DECODER(q4_k);
+COT_DECODER(q5_k);
+COT_DECODER(q6_k);
+COT_DECODER(iq4_nl);
+COT_DECODER(iq4_xs);
+COT_DECODER(mxfp4);
+COT_ENCODER(f32);
+COT_ENCODER(f16);
+COT_ENCODER(bf16);
+COT_ENCODER(q4_0);
+COT_ENCODER(q4_1);
+COT_ENCODER(q5_0);
+COT_ENCODER(q5_1);
+COT_ENCODER(q8_0);
+COT_ENCODER(q4_k);
+COT_ENCODER(q5_k);
+COT_ENCODER(q6_k);
+COT_ENCODER(mxfp4);
 
 /* Unaligned little-endian halves. */
 static inline float cot__half_at(const uint8_t *p) {

@@ -9,7 +9,8 @@ void cot__view_row(const cot_view *v, int64_t r, float *dst) {
 }
 
 cot_view cot__view_make(const void *data, cot_type type, int64_t rows, int64_t cols) {
-    return (cot_view){.data = data, .type = type, .rows = rows, .cols = cols, .row_stride = cot__row_bytes(type, cols)};
+    return (cot_view){
+        .data = data, .type = type, .rows = rows, .cols = cols, .row_stride = cot__row_bytes(type, cols)};
 }
 
 cot_view cot__view_rows(const cot_view *v, int64_t r0, int64_t n) {

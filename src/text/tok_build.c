@@ -11,9 +11,7 @@
 /* ---- GPT-2's printable bytes ---- */
 
 /* Printable Latin-1 stands for itself; the other 68 bytes get U+0100 and up, in order. */
-static bool is_printable(unsigned b) {
-    return (b >= 33 && b <= 126) || (b >= 161 && b != 173);
-}
+static bool is_printable(unsigned b) { return (b >= 33 && b <= 126) || (b >= 161 && b != 173); }
 
 uint32_t cot__tok_byte_char(unsigned char byte) {
     if (is_printable(byte)) return byte;

@@ -39,9 +39,7 @@ void cot__tok_charsmap_clear(cot__tok_charsmap *map) {
     memset(map, 0, sizeof *map);
 }
 
-static uint32_t unit_offset(uint32_t u) {
-    return (u >> 10) << ((u & (1u << 9)) >> 6);
-}
+static uint32_t unit_offset(uint32_t u) { return (u >> 10) << ((u & (1u << 9)) >> 6); }
 
 /* Looks a prefix of s up: the longest, or the shortest as the tokenizers library takes it. */
 static bool lookup(const cot__tok_charsmap *m, const char *s, size_t n, bool shortest, size_t *taken,

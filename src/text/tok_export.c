@@ -46,9 +46,7 @@ static cot_status find_pre(cot__tokenizer *t, const char *forced, cot_error *err
 
 /* ---- SentencePiece's scores from merges ---- */
 
-static bool starts_visible(const char *s, size_t n) {
-    return n >= 3 && memcmp(s, COT__TOK_SPACE, 3) == 0;
-}
+static bool starts_visible(const char *s, size_t n) { return n >= 3 && memcmp(s, COT__TOK_SPACE, 3) == 0; }
 
 /* Steps that the model kind "llama" performs by itself: an optional space in front, spaces made visible. */
 static cot_status check_sentencepiece(cot__tokenizer *t, cot_error *err) {

@@ -36,9 +36,7 @@ static cot_status put(translator *t, cot__buf *b, const char *s, size_t n) {
     if (cot__buf_put(b, s, n)) return COT_OK;
     return cot__fail(t->err, COT_LIMIT, t->file, t->field, "regular expression is too long");
 }
-static cot_status puts_to(translator *t, cot__buf *b, const char *s) {
-    return put(t, b, s, strlen(s));
-}
+static cot_status puts_to(translator *t, cot__buf *b, const char *s) { return put(t, b, s, strlen(s)); }
 static bool next_is(const translator *t, const char *s) {
     size_t k = strlen(s);
     return t->n - t->at >= k && memcmp(t->s + t->at, s, k) == 0;

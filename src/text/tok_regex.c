@@ -18,12 +18,8 @@ struct cot__tok_regex {
     bool jit;
 };
 
-static void *take(PCRE2_SIZE n, void *user) {
-    return cot__alloc(n);
-}
-static void give(void *p, void *user) {
-    cot__free(p);
-}
+static void *take(PCRE2_SIZE n, void *user) { return cot__alloc(n); }
+static void give(void *p, void *user) { cot__free(p); }
 
 static cot_status compile(cot__tok_regex *re, pcre2_general_context *general, const char *file,
                           const char *field, const char *pcre, size_t n, cot_error *err) {

@@ -106,9 +106,7 @@ static cot_status by_class(sink *o, bool (*is)(uint32_t), size_t n) {
 
 /* ---- ByteLevel and Metaspace change the text ---- */
 
-static cot_status memory(cot__tok_run *run, const cot__buf *b) {
-    return cot__fail_memory(run->err, b->len);
-}
+static cot_status memory(cot__tok_run *run, const cot__buf *b) { return cot__fail_memory(run->err, b->len); }
 
 /* Hands a piece on in its mapped form, which lives in the step's buffer while the later steps run. */
 static cot_status map_bytes(sink *o, size_t from, size_t to) {

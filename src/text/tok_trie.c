@@ -115,6 +115,4 @@ uint32_t cot__tok_trie_step(const cot__tok_trie *t, uint32_t node, unsigned char
     return e->key ? e->to : UINT32_MAX;
 }
 
-int32_t cot__tok_trie_value(const cot__tok_trie *t, uint32_t node) {
-    return t->value[node];
-}
+int32_t cot__tok_trie_value(const cot__tok_trie *t, uint32_t node) { return t->value[node]; }

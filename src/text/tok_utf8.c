@@ -63,9 +63,7 @@ bool cot__char_is_space(uint32_t c) {
            c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
-static utf8proc_category_t category(uint32_t c) {
-    return utf8proc_category((utf8proc_int32_t)c);
-}
+static utf8proc_category_t category(uint32_t c) { return utf8proc_category((utf8proc_int32_t)c); }
 
 bool cot__char_is_number(uint32_t c) {
     if (c < 0x80) return c >= '0' && c <= '9';

@@ -208,9 +208,7 @@ cot_status cot__tokenizer_decode(const cot__tokenizer *t, const int32_t *ids, si
 
 /* ---- questions ---- */
 
-size_t cot__tokenizer_size(const cot__tokenizer *t) {
-    return t->n_tokens;
-}
+size_t cot__tokenizer_size(const cot__tokenizer *t) { return t->n_tokens; }
 
 int32_t cot__tokenizer_special(const cot__tokenizer *t, const char *role) {
     const struct {

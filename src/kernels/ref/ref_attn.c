@@ -1,4 +1,5 @@
-/* The truth of attention over one chunk, of merging chunks, and of rounding keys and values to the cache type. */
+/* The truth of attention over one chunk, of merging chunks, and of rounding keys and values to the cache
+ * type. */
 #include <math.h>
 #include <string.h>
 
@@ -32,8 +33,9 @@ static void kv_load(cot_type type, float *dst, const void *src, int n) {
 
 enum { MAX_DIM = 4096 };
 
-static void attn_chunk(const cot__kv_chunk *kv, const float *q, size_t q_stride, int n_q, const int *from, const int *to, float scale, float softcap,
-                       cot__attn_state *st, float *acc, size_t acc_stride) {
+static void attn_chunk(const cot__kv_chunk *kv, const float *q, size_t q_stride, int n_q, const int *from,
+                       const int *to, float scale, float softcap, cot__attn_state *st, float *acc,
+                       size_t acc_stride) {
     float row[MAX_DIM], z[COT_KV_CHUNK];
     for (int i = 0; i < n_q; i++) {
         float *a = acc + (size_t)i * acc_stride;

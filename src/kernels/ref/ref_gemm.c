@@ -1,5 +1,5 @@
-/* The truth of all products: weights decoded by the format's own converter, activations by their definition, one
- * sum in double per (row, token), ascending. Slow and plain on purpose. */
+/* The truth of all products: weights decoded by the format's own converter, activations by their definition,
+ * one sum in double per (row, token), ascending. Slow and plain on purpose. */
 #include <math.h>
 #include <string.h>
 
@@ -33,7 +33,8 @@ static void weight_piece(const cot_view *w, int64_t r, int64_t c0, int64_t n, fl
     for (int64_t i = 0; i < n; i++) out[i] *= s[(c0 + i) / w->scale_cols];
 }
 
-static void gemm(cot_act kind, const cot_view *w, int64_t r0, int64_t r1, const void *act, size_t act_stride, const int32_t *idx, int64_t n, float *out, size_t out_stride) {
+static void gemm(cot_act kind, const cot_view *w, int64_t r0, int64_t r1, const void *act, size_t act_stride,
+                 const int32_t *idx, int64_t n, float *out, size_t out_stride) {
     float wp[PIECE], ap[PIECE];
     enum { TOKENS = 64 };
     for (int64_t r = r0; r < r1; r++)
@@ -53,9 +54,18 @@ static void gemm(cot_act kind, const cot_view *w, int64_t r0, int64_t r1, const 
         }
 }
 
-static void gemm_act_f32(const cot_view *w, int64_t r0, int64_t r1, const void *act, size_t as, const int32_t *idx, int64_t n, float *out, size_t os) { gemm(COT_ACT_F32, w, r0, r1, act, as, idx, n, out, os); }
-static void gemm_act_q8_32(const cot_view *w, int64_t r0, int64_t r1, const void *act, size_t as, const int32_t *idx, int64_t n, float *out, size_t os) { gemm(COT_ACT_Q8_32, w, r0, r1, act, as, idx, n, out, os); }
-static void gemm_act_q8_256(const cot_view *w, int64_t r0, int64_t r1, const void *act, size_t as, const int32_t *idx, int64_t n, float *out, size_t os) { gemm(COT_ACT_Q8_256, w, r0, r1, act, as, idx, n, out, os); }
+static void gemm_act_f32(const cot_view *w, int64_t r0, int64_t r1, const void *act, size_t as,
+                         const int32_t *idx, int64_t n, float *out, size_t os) {
+    gemm(COT_ACT_F32, w, r0, r1, act, as, idx, n, out, os);
+}
+static void gemm_act_q8_32(const cot_view *w, int64_t r0, int64_t r1, const void *act, size_t as,
+                           const int32_t *idx, int64_t n, float *out, size_t os) {
+    gemm(COT_ACT_Q8_32, w, r0, r1, act, as, idx, n, out, os);
+}
+static void gemm_act_q8_256(const cot_view *w, int64_t r0, int64_t r1, const void *act, size_t as,
+                            const int32_t *idx, int64_t n, float *out, size_t os) {
+    gemm(COT_ACT_Q8_256, w, r0, r1, act, as, idx, n, out, os);
+}
 
 static void gemv_t(const cot_view *w, int64_t r0, int64_t r1, const float *x, float *out) {
     float wp[PIECE];
@@ -105,7 +115,9 @@ static void act_q8_256(const float *x, void *dst, int64_t n) {
 }
 
 void cot__ref_gemm_init(cot_kernels *k) {
-    static const cot_type types[] = {COT_F32, COT_F16, COT_BF16, COT_Q8_0, COT_Q4_0, COT_Q4_1, COT_Q5_0, COT_Q5_1, COT_Q2_K, COT_Q3_K, COT_Q4_K, COT_Q5_K, COT_Q6_K, COT_IQ4_NL, COT_IQ4_XS, COT_MXFP4, COT_F8_E4M3};
+    static const cot_type types[] = {COT_F32,  COT_F16,    COT_BF16,   COT_Q8_0,  COT_Q4_0,   COT_Q4_1,
+                                     COT_Q5_0, COT_Q5_1,   COT_Q2_K,   COT_Q3_K,  COT_Q4_K,   COT_Q5_K,
+                                     COT_Q6_K, COT_IQ4_NL, COT_IQ4_XS, COT_MXFP4, COT_F8_E4M3};
     static cot__gemm_fn *const by_act[] = {gemm_act_f32, gemm_act_q8_32, gemm_act_q8_256};
     k->act_encode[COT_ACT_F32] = act_f32;
     k->act_encode[COT_ACT_Q8_32] = act_q8_32;

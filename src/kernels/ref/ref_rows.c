@@ -34,14 +34,16 @@ static void rope_norm(float *x, const float *cos, const float *sin, int n_rot) {
 static float activate(cot_glu kind, float g, float alpha, float limit) {
     switch (kind) {
     case COT_GLU_SILU: return g / (1.0f + expf(-g));
-    case COT_GLU_GELU_TANH: return 0.5f * g * (1.0f + tanhf(0.7978845608028654f * (g + 0.044715f * g * g * g)));
+    case COT_GLU_GELU_TANH:
+        return 0.5f * g * (1.0f + tanhf(0.7978845608028654f * (g + 0.044715f * g * g * g)));
     case COT_GLU_GELU_ERF: return 0.5f * g * (1.0f + erff(g * 0.70710678118654752f));
     case COT_GLU_RELU: return g > 0 ? g : 0;
     case COT_GLU_SWIGLU_CLAMPED: g = g > limit ? limit : g; return g / (1.0f + expf(-alpha * g));
     }
     return 0;
 }
-static void glu(cot_glu kind, float *y, const float *gate, const float *up, int64_t n, float alpha, float limit) {
+static void glu(cot_glu kind, float *y, const float *gate, const float *up, int64_t n, float alpha,
+                float limit) {
     for (int64_t i = 0; i < n; i++) {
         float a = activate(kind, gate[i], alpha, limit), u = up ? up[i] : 1.0f;
         if (kind == COT_GLU_SWIGLU_CLAMPED && up) u = (u > limit ? limit : u < -limit ? -limit : u) + 1.0f;
@@ -80,8 +82,18 @@ static float log_sum_exp(const float *x, int64_t n) {
 }
 
 void cot__kernels_init_ref(cot_kernels *k) {
-    *k = (cot_kernels){.level = "ref", .rms_norm = rms_norm, .layer_norm = layer_norm, .rope_neox = rope_neox, .rope_norm = rope_norm, .glu = glu,
-                       .add = add, .add_scaled = add_scaled, .scale = scale, .dot_f32 = dot_f32, .softmax = softmax, .log_sum_exp = log_sum_exp};
+    *k = (cot_kernels){.level = "ref",
+                       .rms_norm = rms_norm,
+                       .layer_norm = layer_norm,
+                       .rope_neox = rope_neox,
+                       .rope_norm = rope_norm,
+                       .glu = glu,
+                       .add = add,
+                       .add_scaled = add_scaled,
+                       .scale = scale,
+                       .dot_f32 = dot_f32,
+                       .softmax = softmax,
+                       .log_sum_exp = log_sum_exp};
     cot__ref_gemm_init(k);
     cot__ref_attn_init(k);
 }

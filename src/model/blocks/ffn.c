@@ -5,7 +5,14 @@
 #include "model/build.h"
 
 static cot_status build_activation(cot__build *b, const json_t *op, cot__ffn *f, cot_error *err) {
-    static const struct { const char *name; cot_glu act; } names[] = {{"silu", COT_GLU_SILU}, {"gelu_tanh", COT_GLU_GELU_TANH}, {"gelu", COT_GLU_GELU_ERF}, {"relu", COT_GLU_RELU}, {"swiglu_clamped", COT_GLU_SWIGLU_CLAMPED}};
+    static const struct {
+        const char *name;
+        cot_glu act;
+    } names[] = {{"silu", COT_GLU_SILU},
+                 {"gelu_tanh", COT_GLU_GELU_TANH},
+                 {"gelu", COT_GLU_GELU_ERF},
+                 {"relu", COT_GLU_RELU},
+                 {"swiglu_clamped", COT_GLU_SWIGLU_CLAMPED}};
     const char *name = "silu";
     COT_TRY(cot__arch_string(b->m->arch, json_object_get(op, "act"), "act", &name, err));
     COT_TRY(cot__arch_f32(b->m->arch, op, "alpha", -1, &f->alpha, err));
@@ -19,7 +26,8 @@ static cot_status build_activation(cot__build *b, const json_t *op, cot__ffn *f,
 }
 
 /* Parts of one expert (−1: a dense or shared feed-forward), every shape checked against the others. */
-static cot_status bind_expert(cot__build *b, const char *const slots[3], int layer, int expert, cot__expert *e, cot_error *err) {
+static cot_status bind_expert(cot__build *b, const char *const slots[3], int layer, int expert,
+                              cot__expert *e, cot_error *err) {
     cot__bind *bind = &b->bind;
     int64_t n = b->m->n_embd;
     cot_view *p = e->part;
@@ -44,9 +52,13 @@ cot_status cot__build_ffn(cot__build *b, const json_t *op, cot__step *s, cot_err
     return bind_expert(b, slots, s->layer, -1, &s->ffn->expert, err);
 }
 
-typedef struct word { const char *name; int value; } word;
+typedef struct word {
+    const char *name;
+    int value;
+} word;
 
-static cot_status choose(cot__build *b, const json_t *op, const char *field, const word *words, int *out, cot_error *err) {
+static cot_status choose(cot__build *b, const json_t *op, const char *field, const word *words, int *out,
+                         cot_error *err) {
     const char *name = NULL;
     COT_TRY(cot__arch_string(b->m->arch, json_object_get(op, field), field, &name, err));
     if (!name) return COT_OK;
@@ -59,12 +71,22 @@ static cot_status choose(cot__build *b, const json_t *op, const char *field, con
 }
 
 static cot_status build_router(cot__build *b, const json_t *op, int layer, cot__router *r, cot_error *err) {
-    static const word scores[] = {{"identity", COT__SCORE_IDENT}, {"softmax", COT__SCORE_SOFTMAX}, {"sigmoid", COT__SCORE_SIGMOID}, {NULL, 0}};
-    static const word selects[] = {{"topk", COT__SELECT_TOPK}, {"sequential_masked", COT__SELECT_SEQ_MASKED}, {"all", COT__SELECT_ALL}, {NULL, 0}};
-    static const word sources[] = {{"score", COT__WEIGHT_SCORE}, {"softmax_selected", COT__WEIGHT_SOFTMAX_SELECTED}, {"one", COT__WEIGHT_ONE}, {NULL, 0}};
+    static const word scores[] = {{"identity", COT__SCORE_IDENT},
+                                  {"softmax", COT__SCORE_SOFTMAX},
+                                  {"sigmoid", COT__SCORE_SIGMOID},
+                                  {NULL, 0}};
+    static const word selects[] = {{"topk", COT__SELECT_TOPK},
+                                   {"sequential_masked", COT__SELECT_SEQ_MASKED},
+                                   {"all", COT__SELECT_ALL},
+                                   {NULL, 0}};
+    static const word sources[] = {{"score", COT__WEIGHT_SCORE},
+                                   {"softmax_selected", COT__WEIGHT_SOFTMAX_SELECTED},
+                                   {"one", COT__WEIGHT_ONE},
+                                   {NULL, 0}};
     static const word groups[] = {{"max", COT__GROUP_MAX}, {"top2", COT__GROUP_TOP2}, {NULL, 0}};
     const cot__arch *a = b->m->arch;
-    int score = COT__SCORE_SOFTMAX, select = COT__SELECT_TOPK, source = COT__WEIGHT_SCORE, group = COT__GROUP_MAX;
+    int score = COT__SCORE_SOFTMAX, select = COT__SELECT_TOPK, source = COT__WEIGHT_SCORE,
+        group = COT__GROUP_MAX;
     int64_t n = 0, k = 0, n_group = 0, keep = 0;
     COT_TRY(choose(b, op, "score", scores, &score, err));
     COT_TRY(choose(b, op, "select", selects, &select, err));
@@ -74,9 +96,23 @@ static cot_status build_router(cot__build *b, const json_t *op, int layer, cot__
     COT_TRY(cot__arch_int(a, op, "k", layer, 1, 65536, &k, err));
     COT_TRY(cot__arch_int(a, op, "groups", layer, 0, 1024, &n_group, err));
     COT_TRY(cot__arch_int(a, op, "groups_used", layer, 0, 1024, &keep, err));
-    if (!n || !k || k > n) return cot__fail(err, COT_FORMAT, cot__build_path(b), "experts", "layer %d: %lld used of %lld", layer, (long long)k, (long long)n);
-    if (n_group > 1 && (n % n_group || keep < 1 || keep > n_group)) return cot__fail(err, COT_FORMAT, cot__build_path(b), "expert groups", "%lld of %lld groups over %lld experts", (long long)keep, (long long)n_group, (long long)n);
-    *r = (cot__router){.n_experts = (int)n, .k = (int)k, .score = score, .select = select, .source = source, .n_group = (int)n_group, .n_group_keep = (int)keep, .group_score = group, .scale = 1, .jitter = 0.01f};
+    if (!n || !k || k > n)
+        return cot__fail(err, COT_FORMAT, cot__build_path(b), "experts", "layer %d: %lld used of %lld", layer,
+                         (long long)k, (long long)n);
+    if (n_group > 1 && (n % n_group || keep < 1 || keep > n_group))
+        return cot__fail(err, COT_FORMAT, cot__build_path(b), "expert groups",
+                         "%lld of %lld groups over %lld experts", (long long)keep, (long long)n_group,
+                         (long long)n);
+    *r = (cot__router){.n_experts = (int)n,
+                       .k = (int)k,
+                       .score = score,
+                       .select = select,
+                       .source = source,
+                       .n_group = (int)n_group,
+                       .n_group_keep = (int)keep,
+                       .group_score = group,
+                       .scale = 1,
+                       .jitter = 0.01f};
     COT_TRY(cot__arch_flag(a, op, "normalize", layer, &r->norm, err));
     COT_TRY(cot__arch_f32(a, op, "normalize_eps", layer, &r->norm_eps, err));
     COT_TRY(cot__arch_f32(a, op, "scale", layer, &r->scale, err));
@@ -103,7 +139,8 @@ cot_status cot__build_moe(cot__build *b, const json_t *op, cot__step *s, cot_err
     cot__expert *experts = cot__alloc_zero((size_t)m->router.n_experts, sizeof *experts);
     if (!experts) return cot__fail_memory(err, (size_t)m->router.n_experts * sizeof *experts);
     cot_status st = COT_OK;
-    for (int e = 0; e < m->router.n_experts && st == COT_OK; e++) st = bind_expert(b, slots, s->layer, e, &experts[e], err);
+    for (int e = 0; e < m->router.n_experts && st == COT_OK; e++)
+        st = bind_expert(b, slots, s->layer, e, &experts[e], err);
     if (st == COT_OK) st = cot__store_add_bank(model->store, experts, m->router.n_experts, &m->bank, err);
     cot__free(experts);
     COT_TRY(st);
@@ -111,5 +148,6 @@ cot_status cot__build_moe(cot__build *b, const json_t *op, cot__step *s, cot_err
     if (!m->has_shared) return COT_OK;
     COT_TRY(bind_expert(b, shared, s->layer, -1, &m->shared, err));
     COT_TRY(cot__slot_view(&b->bind, "ffn_gate_inp_shexp", s->layer, -1, &m->shared_gate_w, NULL, err));
-    return cot__slot_check(&b->bind, "ffn_gate_inp_shexp", s->layer, &m->shared_gate_w, 1, model->n_embd, err);
+    return cot__slot_check(&b->bind, "ffn_gate_inp_shexp", s->layer, &m->shared_gate_w, 1, model->n_embd,
+                           err);
 }

@@ -1,5 +1,6 @@
-/* Multi-head latent attention (DeepSeek-V2, 2405.04434), absorbed form for every row: the cache holds one head of
- * [normed latent | rotated key]; queries are carried into the latent space, contexts back out of it. */
+/* Multi-head latent attention (DeepSeek-V2, 2405.04434), absorbed form for every row: the cache holds one
+ * head of [normed latent | rotated key]; queries are carried into the latent space, contexts back out of it.
+ */
 #include <math.h>
 #include <string.h>
 
@@ -21,7 +22,8 @@ static cot_status bind_kv(cot__build *b, cot__mla_block *a, int layer, cot_error
     a->k_transposed = true;
     a->k_step = a->kv_rank;
     a->v_step = a->dv;
-    COT_TRY(cot__slot_need(bind, "attn_k_b", layer, -1, (int64_t)a->heads * a->kv_rank, a->nope, &a->wk, err));
+    COT_TRY(
+        cot__slot_need(bind, "attn_k_b", layer, -1, (int64_t)a->heads * a->kv_rank, a->nope, &a->wk, err));
     return cot__slot_need(bind, "attn_v_b", layer, -1, (int64_t)a->heads * a->dv, a->kv_rank, &a->wv, err);
 }
 
@@ -38,8 +40,14 @@ cot_status cot__build_mla(cot__build *b, const json_t *op, cot__step *s, cot_err
     COT_TRY(cot__arch_int(arch, op, "nope", s->layer, 1, 4096, &nope, err));
     COT_TRY(cot__arch_int(arch, op, "rot", s->layer, 2, 4096, &rot, err));
     COT_TRY(cot__arch_int(arch, op, "head_dim_v", s->layer, 1, 4096, &dv, err));
-    if (!heads || !kv_rank || !nope || !rot || !dv) return cot__fail(err, COT_FORMAT, cot__build_path(b), "latent attention", "sizes are not all given");
-    *a = (cot__mla_block){.heads = (int)heads, .q_rank = (int)q_rank, .kv_rank = (int)kv_rank, .nope = (int)nope, .rot = (int)rot, .dv = (int)dv};
+    if (!heads || !kv_rank || !nope || !rot || !dv)
+        return cot__fail(err, COT_FORMAT, cot__build_path(b), "latent attention", "sizes are not all given");
+    *a = (cot__mla_block){.heads = (int)heads,
+                          .q_rank = (int)q_rank,
+                          .kv_rank = (int)kv_rank,
+                          .nope = (int)nope,
+                          .rot = (int)rot,
+                          .dv = (int)dv};
     a->scale = 1.0f / sqrtf((float)(nope + rot));
     COT_TRY(cot__arch_f32(arch, op, "yarn_log_multiplier", s->layer, &log_mul, err));
     COT_TRY(cot__arch_f32(arch, op, "yarn_factor", s->layer, &factor, err));
@@ -49,7 +57,9 @@ cot_status cot__build_mla(cot__build *b, const json_t *op, cot__step *s, cot_err
     }
     COT_TRY(cot__build_eps(b, op, &a->norm_eps, err));
     COT_TRY(cot__build_rope(b, op, &a->rope, err));
-    if (a->rope < 0 || b->m->rope[a->rope].n_rot != a->rot) return cot__fail(err, COT_FORMAT, b->m->arch->file, "rope", "must rotate the %d values of the key's rotary part", a->rot);
+    if (a->rope < 0 || b->m->rope[a->rope].n_rot != a->rot)
+        return cot__fail(err, COT_FORMAT, b->m->arch->file, "rope",
+                         "must rotate the %d values of the key's rotary part", a->rot);
     int64_t q = heads * (nope + rot), n = b->m->n_embd;
     if (q_rank) {
         COT_TRY(cot__slot_need(bind, "attn_q_a", s->layer, -1, q_rank, n, &a->wqa, err));
@@ -58,7 +68,9 @@ cot_status cot__build_mla(cot__build *b, const json_t *op, cot__step *s, cot_err
     } else COT_TRY(cot__slot_need(bind, "attn_q", s->layer, -1, q, n, &a->wq, err));
     COT_TRY(cot__slot_need(bind, "attn_kv_a_mqa", s->layer, -1, kv_rank + rot, n, &a->wkva, err));
     COT_TRY(cot__slot_vector(bind, "attn_kv_a_norm", false, s->layer, kv_rank, &a->kv_norm, NULL, err));
-    if (!a->kv_norm || (q_rank && !a->qa_norm)) return cot__fail(err, COT_FORMAT, cot__build_path(b), "attn_kv_a_norm or attn_q_a_norm", "layer %d: is missing", s->layer);
+    if (!a->kv_norm || (q_rank && !a->qa_norm))
+        return cot__fail(err, COT_FORMAT, cot__build_path(b), "attn_kv_a_norm or attn_q_a_norm",
+                         "layer %d: is missing", s->layer);
     COT_TRY(bind_kv(b, a, s->layer, err));
     COT_TRY(cot__slot_need(bind, "attn_output", s->layer, -1, n, heads * dv, &a->wo, err));
     return cot__build_stream(b, 1, a->kv_rank + a->rot, a->kv_rank, true, &s->stream, err);
@@ -99,16 +111,20 @@ static void head_item(void *arg, size_t head, int thread) {
     cot_act kind = cot__act_for(j->c, j->w->type);
     if (kind != COT_ACT_F32) {
         char *enc = j->enc + (size_t)thread * j->enc_thread;
-        for (int64_t i = 0; i < j->n; i++) j->c->k->act_encode[kind](x + (size_t)i * j->x_stride, enc + (size_t)i * j->enc_bytes, j->x_cols);
+        for (int64_t i = 0; i < j->n; i++)
+            j->c->k->act_encode[kind](x + (size_t)i * j->x_stride, enc + (size_t)i * j->enc_bytes, j->x_cols);
         act = enc;
         stride = j->enc_bytes;
     }
-    cot__gemm_for(j->c, j->w->type)(j->w, r0, r0 + j->w_count, act, stride, NULL, j->n, out - r0, j->out_stride);
+    cot__gemm_for(j->c, j->w->type)(j->w, r0, r0 + j->w_count, act, stride, NULL, j->n, out - r0,
+                                    j->out_stride);
 }
 
 static cot_status heads_run(head_job *j, cot_error *err) {
     cot_act kind = cot__act_for(j->c, j->w->type);
-    if (!cot__gemm_for(j->c, j->w->type)) return cot__fail(err, COT_UNSUPPORTED, NULL, "attn_kv_b", "no product with %s weights", cot_type_name(j->w->type));
+    if (!cot__gemm_for(j->c, j->w->type))
+        return cot__fail(err, COT_UNSUPPORTED, NULL, "attn_kv_b", "no product with %s weights",
+                         cot_type_name(j->w->type));
     if (!j->transposed && kind != COT_ACT_F32) {
         j->enc_bytes = (cot__act_bytes(kind, j->x_cols) + 63) & ~(size_t)63;
         j->enc_thread = j->enc_bytes * (size_t)j->n;
@@ -119,7 +135,8 @@ static cot_status heads_run(head_job *j, cot_error *err) {
     return COT_OK;
 }
 
-static cot_status queries(cot__forward *f, const cot__mla_block *a, cot__rows *x, float *q, float *qa, cot_error *err) {
+static cot_status queries(cot__forward *f, const cot__mla_block *a, cot__rows *x, float *q, float *qa,
+                          cot_error *err) {
     cot__ops *c = f->ops;
     size_t qs = (size_t)(a->heads * (a->nope + a->rot));
     if (!a->q_rank) return cot__op_linear(c, &a->wq, NULL, x, q, qs, err);
@@ -138,9 +155,13 @@ cot_status cot__mla_forward(cot__forward *f, const cot__step *s, cot_error *err)
     size_t mark = cot__arena_mark(c->arena), un = (size_t)n;
     size_t qh = (size_t)(a->nope + a->rot), qs = (size_t)a->heads * qh, ks = (size_t)(a->kv_rank + a->rot);
     size_t ls = (size_t)a->heads * ks, cs = (size_t)(a->heads * a->kv_rank), os = (size_t)(a->heads * a->dv);
-    float *q = cot__arena_alloc(c->arena, un * qs * 4), *qa = cot__arena_alloc(c->arena, un * (size_t)a->q_rank * 4), *k = cot__arena_alloc(c->arena, un * ks * 4);
-    float *lat = cot__arena_alloc(c->arena, un * ls * 4), *ctx = cot__arena_alloc(c->arena, un * cs * 4), *o = cot__arena_alloc(c->arena, un * os * 4);
-    if (!q || !qa || !k || !lat || !ctx || !o) return cot__fail_memory(err, un * (qs + ks + ls + cs + os) * 4);
+    float *q = cot__arena_alloc(c->arena, un * qs * 4),
+          *qa = cot__arena_alloc(c->arena, un * (size_t)a->q_rank * 4),
+          *k = cot__arena_alloc(c->arena, un * ks * 4);
+    float *lat = cot__arena_alloc(c->arena, un * ls * 4), *ctx = cot__arena_alloc(c->arena, un * cs * 4),
+          *o = cot__arena_alloc(c->arena, un * os * 4);
+    if (!q || !qa || !k || !lat || !ctx || !o)
+        return cot__fail_memory(err, un * (qs + ks + ls + cs + os) * 4);
     cot__rows x = cot__rows_of(f->value[s->in], (size_t)n_embd, n, n_embd);
     const cot__rope *r = &f->m->rope[a->rope];
     COT_TRY(queries(f, a, &x, q, qa, err));
@@ -150,17 +171,51 @@ cot_status cot__mla_forward(cot__forward *f, const cot__step *s, cot_error *err)
     cot__op_rope(c, r->neox, q + a->nope, qs, n, a->heads, qh, r->n_rot, f->cos[a->rope], f->sin[a->rope]);
     const cot__kv_stream *kv = &p->streams[s->stream];
     cot__op_kv_store(c, kv, p->blocks, p->pos, n, k, ks, NULL, 0);
-    head_job in = {.c = c, .a = a, .w = &a->wk, .transposed = !a->k_transposed, .w_step = a->k_step, .w_count = a->k_transposed ? a->kv_rank : a->nope,
-                   .x = q, .x_stride = qs, .x_step = qh, .x_cols = a->nope, .out = lat, .out_stride = ls, .out_step = ks, .n = n};
+    head_job in = {.c = c,
+                   .a = a,
+                   .w = &a->wk,
+                   .transposed = !a->k_transposed,
+                   .w_step = a->k_step,
+                   .w_count = a->k_transposed ? a->kv_rank : a->nope,
+                   .x = q,
+                   .x_stride = qs,
+                   .x_step = qh,
+                   .x_cols = a->nope,
+                   .out = lat,
+                   .out_stride = ls,
+                   .out_step = ks,
+                   .n = n};
     COT_TRY(heads_run(&in, err));
     for (size_t i = 0; i < un; i++)
         for (size_t h = 0; h < (size_t)a->heads; h++)
-            memcpy(lat + i * ls + h * ks + a->kv_rank, q + i * qs + h * qh + a->nope, (size_t)a->rot * sizeof *q);
-    cot__attention at = {.kv = kv, .blocks = p->blocks, .pos = p->pos, .n = n, .heads = a->heads, .scale = a->scale, .window = a->window,
-                         .q = lat, .q_stride = ls, .out = ctx, .out_stride = cs};
+            memcpy(lat + i * ls + h * ks + a->kv_rank, q + i * qs + h * qh + a->nope,
+                   (size_t)a->rot * sizeof *q);
+    cot__attention at = {.kv = kv,
+                         .blocks = p->blocks,
+                         .pos = p->pos,
+                         .n = n,
+                         .heads = a->heads,
+                         .scale = a->scale,
+                         .window = a->window,
+                         .q = lat,
+                         .q_stride = ls,
+                         .out = ctx,
+                         .out_stride = cs};
     COT_TRY(cot__op_attention(c, &at, err));
-    head_job out = {.c = c, .a = a, .w = &a->wv, .w_step = a->v_step, .w_first = a->v_first, .w_count = a->dv, .x = ctx, .x_stride = cs,
-                    .x_step = (size_t)a->kv_rank, .x_cols = a->kv_rank, .out = o, .out_stride = os, .out_step = (size_t)a->dv, .n = n};
+    head_job out = {.c = c,
+                    .a = a,
+                    .w = &a->wv,
+                    .w_step = a->v_step,
+                    .w_first = a->v_first,
+                    .w_count = a->dv,
+                    .x = ctx,
+                    .x_stride = cs,
+                    .x_step = (size_t)a->kv_rank,
+                    .x_cols = a->kv_rank,
+                    .out = o,
+                    .out_stride = os,
+                    .out_step = (size_t)a->dv,
+                    .n = n};
     COT_TRY(heads_run(&out, err));
     cot__rows y = cot__rows_of(o, os, n, (int64_t)os);
     COT_TRY(cot__op_linear(c, &a->wo, NULL, &y, f->value[s->out], (size_t)n_embd, err));
