@@ -2,6 +2,9 @@
  * better. */
 #include "kernels/kernels.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,12 +19,19 @@ static const cot_kernels *chosen; /* NULL: COTERIE_CPU names a level that cannot
 static char asked[32];
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
+#if defined(__x86_64__)
+static bool has_f16c(void) { /* Clang 14 has no name for it */
+    unsigned a, b, c = 0, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 static bool can_run(int level) {
 #if defined(__x86_64__)
     __builtin_cpu_init(); /* checks what the operating system saves, too */
     if (level == 1)
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-               __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c() &&
+               __builtin_cpu_supports("bmi2");
     if (level == 2)
         return can_run(1) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
