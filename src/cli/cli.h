@@ -1,0 +1,71 @@
+/* What the commands share: options, messages, opening a model, progress, numbers and JSON on the way out. */
+#ifndef COT_CLI_H
+#define COT_CLI_H
+
+#include <coterie/session.h>
+
+#include <stdio.h>
+
+enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
+
+/* One option of a command. `name` without dashes; `letter` 0: none. `value` names its argument; NULL: a flag. */
+typedef struct cli_option {
+    const char *name;
+    char letter;
+    const char *value, *help;
+    enum { CLI_TEXT, CLI_FLAG, CLI_INT, CLI_FLOAT, CLI_U64, CLI_KV, CLI_ACT, CLI_LIST } kind;
+    void *to; /* const char *, bool, int32_t, float, uint64_t, cot_type, cot_activation, cli_list */
+} cli_option;
+
+typedef struct cli_list {
+    const char *item[32];
+    size_t n;
+} cli_list;
+
+/* Settings that every command has. */
+typedef struct cli_common {
+    const char *model, *arch;
+    int32_t threads;
+    bool json, quiet, verbose, help, mmap_off;
+} cli_common;
+
+typedef struct cli_command {
+    const char *name, *usage, *summary;
+    int (*run)(int argc, char **argv);
+} cli_command;
+extern const cli_command cli_commands[];
+
+/* Parses argv[1 …]: options of the table and the common ones anywhere; positional words fill words[] (`*n_words` in:
+ * capacity, out: count; the model is words[0] unless -m gave it). Returns −1 to go on, else the exit code. */
+int cli_parse(const char *command, int argc, char **argv, const cli_option *options, cli_common *common, const char **words, int *n_words);
+
+int cli_fail(const cot_error *err);                                             /* prints the message, returns 1 */
+int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* prints, returns 2 */
+
+/* Opens the model with progress on a terminal; prints the error itself. */
+int cli_open(cot_model **out, const cli_common *c);
+bool cli_progress(void *user, const char *what, uint64_t done, uint64_t total);
+/* Interrupts set this; commands stop at the next chance. A second interrupt ends the process. */
+extern volatile int cli_interrupted;
+void cli_catch_interrupts(void);
+
+/* "1,2,3" to ids, freed by free. Returns false after a message. */
+bool cli_ids(const char *text, int32_t **ids, size_t *n);
+/* A whole file, or standard input for "-"; freed by free. */
+bool cli_read(const char *path, char **text, size_t *n);
+
+/* JSON out. */
+void cli_json_string(FILE *f, const char *s, size_t n); /* quoted; bytes that are no UTF-8 become U+FFFD */
+const char *cli_bytes(uint64_t n, char *buf, size_t cap); /* "16.4 GiB" */
+
+int cmd_run(int, char **);
+int cmd_chat(int, char **);
+int cmd_logits(int, char **);
+int cmd_tokenize(int, char **);
+int cmd_detokenize(int, char **);
+int cmd_eval(int, char **);
+int cmd_inspect(int, char **);
+int cmd_bench(int, char **);
+int cmd_convert(int, char **);
+
+#endif
