@@ -1,0 +1,100 @@
+/* Owns: measuring what this machine can do at most. Plain loops that the compiler vectorises for the CPU at hand
+ * (function multiversioning), so that the figures are limits and not our kernels' own speed. */
+#include "cli/machine.h"
+
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/pool.h"
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define BEST_CPU __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#else
+#define BEST_CPU
+#endif
+
+enum { LANES = 256 };
+static const size_t READ_BYTES = (size_t)256 << 20; /* beyond every cache */
+
+typedef struct job { const uint64_t *data; size_t words; int threads; uint64_t sum[64]; float flops[64]; long rounds; } job;
+
+BEST_CPU static uint64_t read_all(const uint64_t *p, size_t n) {
+    uint64_t s[32] = {0}, sum = 0;
+    for (size_t i = 0; i + 32 <= n; i += 32)
+        for (int j = 0; j < 32; j++) s[j] += p[i + (size_t)j];
+    for (int j = 0; j < 32; j++) sum += s[j];
+    return sum;
+}
+
+static void read_item(void *arg, size_t item, int thread) {
+    job *j = arg;
+    size_t per = j->words / (size_t)j->threads;
+    j->sum[item % 64] = read_all(j->data + item * per, per);
+}
+
+BEST_CPU static float multiply(long rounds) {
+    float x[LANES], sum = 0;
+    for (int i = 0; i < LANES; i++) x[i] = (float)i;
+    for (long r = 0; r < rounds; r++)
+        for (int i = 0; i < LANES; i++) x[i] = __builtin_fmaf(x[i], 0.999f, 0.5f);
+    for (int i = 0; i < LANES; i++) sum += x[i];
+    return sum;
+}
+
+static void multiply_item(void *arg, size_t item, int thread) {
+    job *j = arg;
+    j->flops[item % 64] = multiply(j->rounds);
+}
+
+void machine_measure(machine_limits *out, int threads, bool thorough) {
+    memset(out, 0, sizeof *out);
+    cot__pool *pool = NULL;
+    if (threads > 64) threads = 64;
+    if (cot__pool_create(&pool, threads, NULL) != COT_OK) return;
+    void *p = mmap(NULL, READ_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    job j = {.data = p, .words = READ_BYTES / 8, .threads = threads, .rounds = 200000};
+    if (p != MAP_FAILED) {
+        memset(p, 1, READ_BYTES);
+        for (int r = 0; r < (thorough ? 9 : 4); r++) {
+            double t = cot__now();
+            cot__pool_run(pool, read_item, &j, (size_t)threads);
+            double gbs = (double)READ_BYTES / (cot__now() - t) / 1e9;
+            if (gbs > out->memory_gbs) out->memory_gbs = gbs;
+        }
+        munmap(p, READ_BYTES);
+    }
+    for (int r = 0; r < (thorough ? 5 : 3); r++) {
+        double t = cot__now();
+        cot__pool_run(pool, multiply_item, &j, (size_t)threads);
+        double g = 2.0 * LANES * (double)j.rounds * threads / (cot__now() - t) / 1e9;
+        if (g > out->gflops) out->gflops = g;
+    }
+    cot__pool_free(&pool);
+}
+
+void machine_disk(machine_limits *out, const char *path) {
+    enum { PIECE = 8 << 20, PIECES = 64 };
+    out->disk_gbs = 0;
+    char *inside = cot__path_is_dir(path) ? cot__path_join(path, "model.safetensors") : NULL;
+    int fd = open(inside ? inside : path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+    void *buf = NULL;
+    if (fd >= 0 && posix_memalign(&buf, 4096, PIECE) == 0) {
+        double t = cot__now(), bytes = 0;
+        for (int i = 0; i < PIECES; i++) {
+            ssize_t n = pread(fd, buf, PIECE, (off_t)i * PIECE);
+            if (n <= 0) break;
+            bytes += (double)n;
+        }
+        if (bytes > 0) out->disk_gbs = bytes / (cot__now() - t) / 1e9;
+    }
+    free(buf);
+    if (fd >= 0) close(fd);
+    free(inside);
+}

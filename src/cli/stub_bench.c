@@ -1,2 +1,0 @@
-#include "cli/cli.h"
-int cmd_bench(int argc, char **argv) { return 1; }
