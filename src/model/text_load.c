@@ -1,5 +1,5 @@
-/* Owns: a model's text side: vocabulary out of GGUF metadata or tokenizer.json, chat template, end tokens. A model
- * without a tokenizer is a model all the same; asking it for text says why there is none. */
+/* Owns: a model's text side: vocabulary out of GGUF metadata or tokenizer.json, chat template, end tokens. A
+ * model without a tokenizer is a model all the same; asking it for text says why there is none. */
 #include <string.h>
 
 #include "base/error.h"
@@ -24,11 +24,13 @@ static const char *str_key(const cot__gguf *g, const char *key) {
 }
 
 /* An array of n numbers as int32 or float; NULL when absent. */
-static cot_status numbers(const cot__gguf *g, const char *key, size_t n, bool real, void **out, cot_error *err) {
+static cot_status numbers(const cot__gguf *g, const char *key, size_t n, bool real, void **out,
+                          cot_error *err) {
     const cot__gguf_kv *kv = cot__gguf_find(g, key);
     *out = NULL;
     if (!kv) return COT_OK;
-    if (kv->type != COT_GGUF_ARRAY || kv->count != n) return cot__fail(err, COT_FORMAT, cot__gguf_path(g), key, "must be an array of %zu numbers", n);
+    if (kv->type != COT_GGUF_ARRAY || kv->count != n)
+        return cot__fail(err, COT_FORMAT, cot__gguf_path(g), key, "must be an array of %zu numbers", n);
     void *p = cot__alloc_array(n, 4);
     if (!p) return cot__fail_memory(err, n * 4);
     for (size_t i = 0; i < n; i++) {
@@ -47,20 +49,37 @@ static cot_status numbers(const cot__gguf *g, const char *key, size_t n, bool re
 
 static cot_status from_gguf(cot_model *m, cot_error *err) {
     const cot__gguf *g = m->source->gguf;
-    const cot__gguf_kv *tokens = cot__gguf_find(g, "tokenizer.ggml.tokens"), *merges = cot__gguf_find(g, "tokenizer.ggml.merges"), *map = cot__gguf_find(g, "tokenizer.ggml.precompiled_charsmap");
+    const cot__gguf_kv *tokens = cot__gguf_find(g, "tokenizer.ggml.tokens"),
+                       *merges = cot__gguf_find(g, "tokenizer.ggml.merges"),
+                       *map = cot__gguf_find(g, "tokenizer.ggml.precompiled_charsmap");
     const char *model = str_key(g, "tokenizer.ggml.model");
-    if (!tokens || !model) return cot__fail(err, COT_NOT_FOUND, m->source->path, "tokenizer.ggml.tokens", "the file has no tokenizer");
-    if (tokens->type != COT_GGUF_ARRAY || tokens->elem != COT_GGUF_STRING || (merges && (merges->type != COT_GGUF_ARRAY || merges->elem != COT_GGUF_STRING)))
-        return cot__fail(err, COT_FORMAT, m->source->path, "tokenizer.ggml.tokens", "tokens and merges must be arrays of strings");
+    if (!tokens || !model)
+        return cot__fail(err, COT_NOT_FOUND, m->source->path, "tokenizer.ggml.tokens",
+                         "the file has no tokenizer");
+    if (tokens->type != COT_GGUF_ARRAY || tokens->elem != COT_GGUF_STRING ||
+        (merges && (merges->type != COT_GGUF_ARRAY || merges->elem != COT_GGUF_STRING)))
+        return cot__fail(err, COT_FORMAT, m->source->path, "tokenizer.ggml.tokens",
+                         "tokens and merges must be arrays of strings");
     _Static_assert(sizeof(cot__vocab_str) == sizeof(cot__gguf_str), "both are a pointer and a length");
-    cot__vocab v = {.file = m->source->path, .model = model, .pre = str_key(g, "tokenizer.ggml.pre"), .n_tokens = tokens->count, .n_merges = merges ? merges->count : 0,
-                    .bos = id_key(g, "tokenizer.ggml.bos_token_id"), .eos = id_key(g, "tokenizer.ggml.eos_token_id"), .unk = id_key(g, "tokenizer.ggml.unknown_token_id"),
-                    .eot = id_key(g, "tokenizer.ggml.eot_token_id"), .eom = id_key(g, "tokenizer.ggml.eom_token_id"), .pad = id_key(g, "tokenizer.ggml.padding_token_id"),
-                    .add_bos = flag_key(g, "tokenizer.ggml.add_bos_token"), .add_eos = flag_key(g, "tokenizer.ggml.add_eos_token"),
-                    .add_space_prefix = flag_key(g, "tokenizer.ggml.add_space_prefix"), .remove_extra_whitespaces = flag_key(g, "tokenizer.ggml.remove_extra_whitespaces")};
+    cot__vocab v = {.file = m->source->path,
+                    .model = model,
+                    .pre = str_key(g, "tokenizer.ggml.pre"),
+                    .n_tokens = tokens->count,
+                    .n_merges = merges ? merges->count : 0,
+                    .bos = id_key(g, "tokenizer.ggml.bos_token_id"),
+                    .eos = id_key(g, "tokenizer.ggml.eos_token_id"),
+                    .unk = id_key(g, "tokenizer.ggml.unknown_token_id"),
+                    .eot = id_key(g, "tokenizer.ggml.eot_token_id"),
+                    .eom = id_key(g, "tokenizer.ggml.eom_token_id"),
+                    .pad = id_key(g, "tokenizer.ggml.padding_token_id"),
+                    .add_bos = flag_key(g, "tokenizer.ggml.add_bos_token"),
+                    .add_eos = flag_key(g, "tokenizer.ggml.add_eos_token"),
+                    .add_space_prefix = flag_key(g, "tokenizer.ggml.add_space_prefix"),
+                    .remove_extra_whitespaces = flag_key(g, "tokenizer.ggml.remove_extra_whitespaces")};
     v.tokens = (const cot__vocab_str *)(const void *)tokens->strs;
     v.merges = merges ? (const cot__vocab_str *)(const void *)merges->strs : NULL;
-    if (map && map->type == COT_GGUF_ARRAY && (map->elem == COT_GGUF_U8 || map->elem == COT_GGUF_I8)) v.charsmap = map->data, v.charsmap_len = map->count;
+    if (map && map->type == COT_GGUF_ARRAY && (map->elem == COT_GGUF_U8 || map->elem == COT_GGUF_I8))
+        v.charsmap = map->data, v.charsmap_len = map->count;
     void *scores = NULL, *types = NULL;
     cot_status s = numbers(g, "tokenizer.ggml.scores", tokens->count, true, &scores, err);
     if (s == COT_OK) s = numbers(g, "tokenizer.ggml.token_type", tokens->count, false, &types, err);
@@ -77,7 +96,9 @@ static cot_status from_folder(cot_model *m, cot_error *err) {
     if (!path) return cot__fail_memory(err, strlen(m->source->path));
     bool there = cot__path_exists(path);
     cot__free(path);
-    if (!there) return cot__fail(err, COT_NOT_FOUND, m->source->path, "tokenizer.json", "the folder has no tokenizer");
+    if (!there)
+        return cot__fail(err, COT_NOT_FOUND, m->source->path, "tokenizer.json",
+                         "the folder has no tokenizer");
     return cot__tokenizer_from_hf(&m->tokenizer, m->source->path, err);
 }
 
@@ -96,19 +117,24 @@ static cot_status add_json_ends(cot_model *m, const json_t *config, cot_error *e
     const json_t *v = cot__json_at(config, "eos_token_id");
     if (json_is_integer(v)) return add_end(m, json_integer_value(v), err);
     for (size_t i = 0; i < json_array_size(v); i++)
-        if (json_is_integer(json_array_get(v, i))) COT_TRY(add_end(m, json_integer_value(json_array_get(v, i)), err));
+        if (json_is_integer(json_array_get(v, i)))
+            COT_TRY(add_end(m, json_integer_value(json_array_get(v, i)), err));
     return COT_OK;
 }
 
 /* Control tokens that end a turn by the families' habit, where the vocabulary has them as control tokens. */
-static const char *const turn_ends[] = {"<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|return|>", "<|call|>", "<|user|>", "<|observation|>",
-                                        "<|end_of_text|>", "<|role_end|>", "<｜end▁of▁sentence｜>", "<|eom_id|>", "</s>", "<|eot|>"};
+static const char *const turn_ends[] = {"<|im_end|>",      "<|eot_id|>",    "<|end|>",
+                                        "<end_of_turn>",   "<|endoftext|>", "<|return|>",
+                                        "<|call|>",        "<|user|>",      "<|observation|>",
+                                        "<|end_of_text|>", "<|role_end|>",  "<｜end▁of▁sentence｜>",
+                                        "<|eom_id|>",      "</s>",          "<|eot|>"};
 
 static cot_status load_ends(cot_model *m, cot_error *err) {
     COT_TRY(add_json_ends(m, m->source->config, err));
     COT_TRY(add_json_ends(m, m->source->generation, err));
     if (m->source->is_gguf) {
-        static const char *const keys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"};
+        static const char *const keys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+                                           "tokenizer.ggml.eom_token_id"};
         for (int i = 0; i < 3; i++) COT_TRY(add_end(m, id_key(m->source->gguf, keys[i]), err));
     }
     if (!m->tokenizer) return COT_OK;
@@ -122,8 +148,12 @@ static cot_status load_ends(cot_model *m, cot_error *err) {
     if (m->source->is_gguf) /* a GGUF names one end id; chat models end turns with another */
         for (size_t i = 0; i < sizeof turn_ends / sizeof *turn_ends; i++) {
             int32_t id = cot__tokenizer_find(m->tokenizer, turn_ends[i], strlen(turn_ends[i]));
-            bool other = strcmp(turn_ends[i], "<|user|>") == 0 || strcmp(turn_ends[i], "<|observation|>") == 0 || strcmp(turn_ends[i], "<|call|>") == 0;
-            if (id >= 0 && cot__tokenizer_is_control(m->tokenizer, id) && !(other && strcmp(m->arch->name, "llama") == 0)) COT_TRY(add_end(m, id, err));
+            bool other = strcmp(turn_ends[i], "<|user|>") == 0 ||
+                         strcmp(turn_ends[i], "<|observation|>") == 0 ||
+                         strcmp(turn_ends[i], "<|call|>") == 0;
+            if (id >= 0 && cot__tokenizer_is_control(m->tokenizer, id) &&
+                !(other && strcmp(m->arch->name, "llama") == 0))
+                COT_TRY(add_end(m, id, err));
         }
     return COT_OK;
 }
@@ -139,10 +169,12 @@ static cot_status template_text(cot_model *m, cot_error *err) {
         if (t && !(m->chat_template = cot__strdup(t))) return cot__fail_memory(err, strlen(t));
         return COT_OK;
     }
-    char *jinja = cot__path_join(m->source->path, "chat_template.jinja"), *config = cot__path_join(m->source->path, "tokenizer_config.json");
+    char *jinja = cot__path_join(m->source->path, "chat_template.jinja"),
+         *config = cot__path_join(m->source->path, "tokenizer_config.json");
     cot_status s = jinja && config ? COT_OK : cot__fail_memory(err, strlen(m->source->path));
     json_t *root = NULL;
-    if (s == COT_OK && cot__path_exists(jinja)) s = cot__file_slurp(jinja, MAX_TEMPLATE, &m->chat_template, &n, err);
+    if (s == COT_OK && cot__path_exists(jinja))
+        s = cot__file_slurp(jinja, MAX_TEMPLATE, &m->chat_template, &n, err);
     else if (s == COT_OK && cot__path_exists(config)) {
         s = cot__json_load(&root, config, 64 << 20, err);
         const json_t *t = s == COT_OK ? cot__json_at(root, "chat_template") : NULL;
@@ -151,10 +183,12 @@ static cot_status template_text(cot_model *m, cot_error *err) {
             t = NULL;
             for (size_t i = 0; i < json_array_size(list); i++) {
                 const char *name = json_string_value(json_object_get(json_array_get(list, i), "name"));
-                if (!t || (name && strcmp(name, "default") == 0)) t = json_object_get(json_array_get(list, i), "template");
+                if (!t || (name && strcmp(name, "default") == 0))
+                    t = json_object_get(json_array_get(list, i), "template");
             }
         }
-        if (json_is_string(t) && !(m->chat_template = cot__strdup(json_string_value(t)))) s = cot__fail_memory(err, json_string_length(t));
+        if (json_is_string(t) && !(m->chat_template = cot__strdup(json_string_value(t))))
+            s = cot__fail_memory(err, json_string_length(t));
     }
     json_decref(root);
     cot__free(jinja);
@@ -175,7 +209,8 @@ cot_status cot__model_load_text(cot_model *m, cot_error *err) {
     if (s != COT_OK && s != COT_NOT_FOUND) cot__log(COT_LOG_WARN, "tokenizer: %s", why.message);
     COT_TRY(load_ends(m, err));
     COT_TRY(template_text(m, err));
-    s = cot__chat_create(&m->chat, m->source->path, m->chat_template, m->chat_template ? strlen(m->chat_template) : 0, m->arch->name, &why);
+    s = cot__chat_create(&m->chat, m->source->path, m->chat_template,
+                         m->chat_template ? strlen(m->chat_template) : 0, m->arch->name, &why);
     if (s == COT_NO_MEMORY) {
         if (err) *err = why;
         return s;
@@ -193,13 +228,15 @@ static cot_status need_tokenizer(const cot_model *m, cot_error *err) {
     return m->tokenizer_status;
 }
 
-cot_status cot_tokenize(const cot_model *m, const char *text, size_t n, bool add_special, bool parse_special, int32_t **ids, size_t *count, cot_error *err) {
+cot_status cot_tokenize(const cot_model *m, const char *text, size_t n, bool add_special, bool parse_special,
+                        int32_t **ids, size_t *count, cot_error *err) {
     cot__error_clear(err);
     COT_TRY(need_tokenizer(m, err));
     return cot__tokenizer_encode(m->tokenizer, text, n, add_special, parse_special, ids, count, err);
 }
 
-cot_status cot_detokenize(const cot_model *m, const int32_t *ids, size_t n, bool special, char **text, size_t *len, cot_error *err) {
+cot_status cot_detokenize(const cot_model *m, const int32_t *ids, size_t n, bool special, char **text,
+                          size_t *len, cot_error *err) {
     cot__error_clear(err);
     COT_TRY(need_tokenizer(m, err));
     return cot__tokenizer_decode(m->tokenizer, ids, n, special, text, len, err);
@@ -210,7 +247,9 @@ const char *cot_token_piece(const cot_model *m, int32_t id, bool special, size_t
     return m->tokenizer ? cot__tokenizer_piece(m->tokenizer, id, special, len) : NULL;
 }
 
-int32_t cot_token_role(const cot_model *m, const char *role) { return m->tokenizer ? cot__tokenizer_special(m->tokenizer, role) : -1; }
+int32_t cot_token_role(const cot_model *m, const char *role) {
+    return m->tokenizer ? cot__tokenizer_special(m->tokenizer, role) : -1;
+}
 bool cot_model_adds_bos(const cot_model *m) { return m->tokenizer && cot__tokenizer_adds_bos(m->tokenizer); }
 
 bool cot_token_is_end(const cot_model *m, int32_t id) {
@@ -219,17 +258,21 @@ bool cot_token_is_end(const cot_model *m, int32_t id) {
     return false;
 }
 
-cot_status cot_chat_render(const cot_model *m, const char *messages_json, bool add_generation_prompt, char **text, size_t *len, cot_error *err) {
+cot_status cot_chat_render(const cot_model *m, const char *messages_json, bool add_generation_prompt,
+                           char **text, size_t *len, cot_error *err) {
     json_t *messages = NULL;
     cot__error_clear(err);
     COT_TRY(need_tokenizer(m, err));
     COT_TRY(cot__json_parse(&messages, "messages", messages_json, strlen(messages_json), err));
     size_t n_bos = 0, n_eos = 0;
     int32_t bos = cot_token_role(m, "bos"), eos = cot_token_role(m, "eos");
-    const char *b = bos >= 0 ? cot_token_piece(m, bos, true, &n_bos) : NULL, *e = eos >= 0 ? cot_token_piece(m, eos, true, &n_eos) : NULL;
+    const char *b = bos >= 0 ? cot_token_piece(m, bos, true, &n_bos) : NULL,
+               *e = eos >= 0 ? cot_token_piece(m, eos, true, &n_eos) : NULL;
     char *bos_text = cot__strndup(b ? b : "", n_bos), *eos_text = cot__strndup(e ? e : "", n_eos);
     cot__buf out = {.max = 64 << 20};
-    cot_status s = bos_text && eos_text ? cot__chat_render(m->chat, messages, add_generation_prompt, bos_text, eos_text, NULL, NULL, &out, err) : cot__fail_memory(err, n_bos + n_eos);
+    cot_status s = bos_text && eos_text ? cot__chat_render(m->chat, messages, add_generation_prompt, bos_text,
+                                                           eos_text, NULL, NULL, &out, err)
+                                        : cot__fail_memory(err, n_bos + n_eos);
     if (s == COT_OK && !out.data && !cot__buf_put(&out, "", 0)) s = cot__fail_memory(err, 1);
     if (s == COT_OK) {
         *text = out.data;

@@ -11,6 +11,7 @@ complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a inspect -d
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a bench -d 'measure speed'
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a convert -d 'change the format of a model'
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a help -d 'show help'
+complete -c coterie -n "__fish_seen_subcommand_from $commands" -l model -s m -r -F -d 'GGUF file or Hugging Face folder'
 complete -c coterie -n "__fish_seen_subcommand_from $commands" -l arch -r -F -d 'architecture description'
 complete -c coterie -n "__fish_seen_subcommand_from $commands" -l threads -x -d 'threads'
 complete -c coterie -n "__fish_seen_subcommand_from $commands" -l quiet -d 'no progress'
