@@ -203,7 +203,9 @@ static cot_status pre_tokenizer(cot__tokenizer *t, const json_t *j, const char *
         return COT_OK;
     }
     if (strcmp(type, "Whitespace") == 0) {
-        static const char words[] = "\\w+|[^\\w\\s]+";
+        /* The library uses another engine here, whose \w is not Oniguruma's. */
+        static const char words[] = "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\u200c\\u200d]+|"
+                                    "[^\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\u200c\\u200d\\s]+";
         s->kind = COT__SPLIT_REGEX;
         s->behavior = COT__SPLIT_REMOVED;
         s->invert = true;

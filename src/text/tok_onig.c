@@ -1,6 +1,7 @@
 /* Owns: rewriting regular expressions from Oniguruma's Ruby syntax to PCRE2's. The two agree on most of what
  * pre-tokenizers use; they differ in \s, \w, \b, \h, \v, \u, in set operations inside classes, in what `+`
  * behind an interval means, and in how names of scripts are read. Refuses: what has no counterpart. */
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -17,10 +18,11 @@
 #define NOT_SPACE                                                                                            \
     "\\x{0}-\\x{8}\\x{e}-\\x{1f}\\x{21}-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}\\x{1681}-\\x{1fff}"          \
     "\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}"
-/* \w: Alphabetic, marks, decimal digits, connectors. PCRE2 10.42 takes L, N and the underscore. */
+/* \w as Oniguruma has it. PCRE2 10.42 takes L, N and the underscore. */
 #define WORD                                                                                                 \
-    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}"         \
-    "\\x{1f170}-\\x{1f189}"
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}\\x{24b6}-\\x{24e9}\\x{1f130}-"    \
+    "\\x{1f149}"                                                                                             \
+    "\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
 
 typedef struct translator {
     const char *file, *field, *s;
@@ -37,6 +39,23 @@ static cot_status put(translator *t, cot__buf *b, const char *s, size_t n) {
     return cot__fail(t->err, COT_LIMIT, t->file, t->field, "regular expression is too long");
 }
 static cot_status puts_to(translator *t, cot__buf *b, const char *s) { return put(t, b, s, strlen(s)); }
+
+/* Class items; behind each \p{X} come the characters that PCRE2's Unicode lacks. */
+static cot_status put_set(translator *t, cot__buf *b, const char *items) {
+    for (const char *p = items; *p;) {
+        const char *end = strncmp(p, "\\p{", 3) == 0 ? strchr(p, '}') : NULL;
+        size_t n = end ? (size_t)(end - p) + 1 : 1;
+        COT_TRY(put(t, b, p, n));
+        if (end) {
+            const char *name = strncmp(p, "\\p{sc:", 6) == 0 ? p + 6 : p + 3;
+            if (!cot__tok_unicode_newer(name, (size_t)(end - name), b))
+                return cot__fail(t->err, COT_LIMIT, t->file, t->field, "regular expression is too long");
+        }
+        p += n;
+    }
+    return COT_OK;
+}
+
 static bool next_is(const translator *t, const char *s) {
     size_t k = strlen(s);
     return t->n - t->at >= k && memcmp(t->s + t->at, s, k) == 0;
@@ -56,7 +75,7 @@ static const struct {
     {"other", "\\p{C}"},
     {"alpha", "\\p{Alphabetic}"},
     {"digit", "\\p{Nd}"},
-    {"punct", "\\p{P}$+<=>\\^`|~"},
+    {"punct", "\\p{P}"},
     {"space", SPACE},
     {"white_space", SPACE},
     {"upper", "\\p{Uppercase}"},
@@ -99,14 +118,14 @@ static cot_status property(translator *t, cot__buf *items, bool *negated) {
     name[k] = 0;
     t->at = (size_t)(close - t->s) + 1;
     for (size_t i = 0; i < sizeof properties / sizeof *properties; i++)
-        if (strcasecmp(name, properties[i].name) == 0) return puts_to(t, items, properties[i].items);
+        if (strcasecmp(name, properties[i].name) == 0) return put_set(t, items, properties[i].items);
     bool plain = k <= 2 || strchr(name, '=') || strchr(name, ':');
     for (size_t i = 0; i < sizeof booleans / sizeof *booleans; i++)
         plain |= strcasecmp(name, booleans[i]) == 0;
     /* A bare script name means Script here, Script_Extensions in PCRE2. */
-    COT_TRY(puts_to(t, items, plain ? "\\p{" : "\\p{sc:"));
-    COT_TRY(put(t, items, name, k));
-    return puts_to(t, items, "}");
+    char full[80];
+    snprintf(full, sizeof full, "%s%s}", plain ? "\\p{" : "\\p{sc:", name);
+    return put_set(t, items, full);
 }
 
 /* An escape that stands for a set: \s \w \d \h and their complements, \p. *is_set false: something else, the
@@ -127,7 +146,7 @@ static cot_status set_escape(translator *t, cot__buf *items, bool *negated, bool
     if (set) {
         *negated = c < 'a';
         t->at += 2;
-        return puts_to(t, items, set);
+        return put_set(t, items, set);
     }
     if ((c == 'p' || c == 'P') && t->n - t->at > 3 && t->s[t->at + 2] == '{')
         return property(t, items, negated);
@@ -208,11 +227,13 @@ static cot_status class_nested(translator *t, operand *o, unsigned depth) {
             size_t k = (size_t)(end - from) + 4;
             char name[24];
             bool negated;
-            memcpy(name, "\\p{", 3);
-            memcpy(name + 3, from, k - 4);
-            name[k - 1] = '}';
+            if (k == 9 && memcmp(from, "punct", 5) == 0) { /* the bracketed name holds symbols too */
+                t->at += k;
+                return put_set(t, &o->items, "\\p{P}\\p{S}");
+            }
+            snprintf(name, sizeof name, "\\p{%.*s}", (int)(k - 4), from);
             translator sub = {t->file, t->field, name, k, 0, t->err};
-            cot__buf items = {.max = 4096};
+            cot__buf items = {.max = 1u << 16};
             cot_status s = property(&sub, &items, &negated);
             if (s == COT_OK && !negated) s = put(t, &o->items, items.data, items.len);
             else if (s == COT_OK && !cot__buf_printf(&o->others, "|[^%s]", items.data)) s = COT_LIMIT;
@@ -239,7 +260,7 @@ static cot_status class_item(translator *t, operand *o) {
     size_t len;
     if (t->s[t->at] == '\\') {
         bool negated, is_set;
-        cot__buf set = {.max = 4096};
+        cot__buf set = {.max = 1u << 16};
         bool space = next_is(t, "\\S");
         cot_status s = set_escape(t, &set, &negated, &is_set);
         if (s == COT_OK && is_set) {
@@ -369,10 +390,21 @@ static cot_status group(translator *t, cot__buf *out) {
     return COT_OK;
 }
 
+/* \b and \B by lookaround, with the right idea of a word. */
+static cot_status word_edge(translator *t, cot__buf *out, bool edge) {
+    static const char *const parts[2][5] = {{"(?:(?<=[", "])(?=[", "])|(?<![", "])(?![", "]))"},
+                                            {"(?:(?<=[", "])(?![", "])|(?<![", "])(?=[", "]))"}};
+    for (size_t i = 0; i < 5; i++) {
+        COT_TRY(puts_to(t, out, parts[edge][i]));
+        if (i < 4) COT_TRY(put_set(t, out, WORD));
+    }
+    return COT_OK;
+}
+
 /* At a backslash outside classes. */
 static cot_status escape(translator *t, cot__buf *out) {
     bool negated, is_set;
-    cot__buf set = {.max = 4096};
+    cot__buf set = {.max = 1u << 16};
     cot_status s = set_escape(t, &set, &negated, &is_set);
     if (s == COT_OK && is_set && !cot__buf_printf(out, negated ? "[^%s]" : "[%s]", set.data))
         s = cot__fail(t->err, COT_LIMIT, t->file, t->field, "regular expression is too long");
@@ -381,9 +413,7 @@ static cot_status escape(translator *t, cot__buf *out) {
     char c = t->at + 1 < t->n ? t->s[t->at + 1] : 0;
     if (c == 'b' || c == 'B') {
         t->at += 2;
-        return puts_to(t, out,
-                       c == 'b' ? "(?:(?<=[" WORD "])(?![" WORD "])|(?<![" WORD "])(?=[" WORD "]))"
-                                : "(?:(?<=[" WORD "])(?=[" WORD "])|(?<![" WORD "])(?![" WORD "]))");
+        return word_edge(t, out, c == 'b');
     }
     if (c == 'A' || c == 'z' || c == 'Z' || c == 'G' || c == 'K' || c == 'R' || c == 'X' ||
         (c >= '1' && c <= '9')) {

@@ -10,6 +10,9 @@ typedef struct cot__tok_regex cot__tok_regex; /* compiled, immutable, shareable 
  * what has no counterpart. */
 cot_status cot__tok_onig_translate(cot__buf *out, const char *file, const char *field, const char *onig,
                                    size_t n, cot_error *err);
+/* Appends to a class the characters of a category ("L", "Lu") or script that PCRE2 is too old to know; false:
+ * out of memory. */
+bool cot__tok_unicode_newer(const char *name, size_t n, cot__buf *out);
 cot_status cot__tok_regex_compile(cot__tok_regex **out, const char *file, const char *field, const char *pcre,
                                   size_t n, cot_error *err);
 void cot__tok_regex_free(cot__tok_regex **re);
