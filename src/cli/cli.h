@@ -8,7 +8,8 @@
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 
-/* One option of a command. `name` without dashes; `letter` 0: none. `value` names its argument; NULL: a flag. */
+/* One option of a command. `name` without dashes; `letter` 0: none. `value` names its argument; NULL: a flag.
+ */
 typedef struct cli_option {
     const char *name;
     char letter;
@@ -35,11 +36,13 @@ typedef struct cli_command {
 } cli_command;
 extern const cli_command cli_commands[];
 
-/* Parses argv[1 …]: options of the table and the common ones anywhere; positional words fill words[] (`*n_words` in:
- * capacity, out: count; the model is words[0] unless -m gave it). Returns −1 to go on, else the exit code. */
-int cli_parse(const char *command, int argc, char **argv, const cli_option *options, cli_common *common, const char **words, int *n_words);
+/* Parses argv[1 …]: options of the table and the common ones anywhere; positional words fill words[]
+ * (`*n_words` in: capacity, out: count; the model is words[0] unless -m gave it). Returns −1 to go on, else
+ * the exit code. */
+int cli_parse(const char *command, int argc, char **argv, const cli_option *options, cli_common *common,
+              const char **words, int *n_words);
 
-int cli_fail(const cot_error *err);                                             /* prints the message, returns 1 */
+int cli_fail(const cot_error *err);                                        /* prints the message, returns 1 */
 int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* prints, returns 2 */
 
 /* Opens the model with progress on a terminal; prints the error itself. */
@@ -55,7 +58,7 @@ bool cli_ids(const char *text, int32_t **ids, size_t *n);
 bool cli_read(const char *path, char **text, size_t *n);
 
 /* JSON out. */
-void cli_json_string(FILE *f, const char *s, size_t n); /* quoted; bytes that are no UTF-8 become U+FFFD */
+void cli_json_string(FILE *f, const char *s, size_t n);   /* quoted; bytes that are no UTF-8 become U+FFFD */
 const char *cli_bytes(uint64_t n, char *buf, size_t cap); /* "16.4 GiB" */
 
 int cmd_run(int, char **);

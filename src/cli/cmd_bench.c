@@ -1,5 +1,6 @@
-/* coterie bench: tokens a second of prefill and decode, with the machine's limits beside them. Decode is fed seeded
- * uniform random ids, never the model's own output: a text that repeats itself would keep its experts in the cache. */
+/* coterie bench: tokens a second of prefill and decode, with the machine's limits beside them. Decode is fed
+ * seeded uniform random ids, never the model's own output: a text that repeats itself would keep its experts
+ * in the cache. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,9 +16,13 @@ typedef struct plan {
     uint64_t seed;
 } plan;
 
-typedef struct figures { double prefill[MAX_REPS], decode[MAX_REPS]; } figures;
+typedef struct figures {
+    double prefill[MAX_REPS], decode[MAX_REPS];
+} figures;
 
-static int by_value(const void *a, const void *b) { return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b); }
+static int by_value(const void *a, const void *b) {
+    return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b);
+}
 static double median(double *x, int n) {
     qsort(x, (size_t)n, sizeof *x, by_value);
     return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
@@ -26,13 +31,18 @@ static double median(double *x, int n) {
 static bool drop(void *user, size_t row, const float *logits, int64_t n) { return !cli_interrupted; }
 
 static int32_t random_token(const plan *p, int64_t vocab, int rep, int64_t at, int seq) {
-    return (int32_t)(cot__random_u64(p->seed, PURPOSE_BENCH, (uint64_t)rep << 32 | (uint64_t)seq, (uint64_t)at) % (uint64_t)vocab);
+    return (
+        int32_t)(cot__random_u64(p->seed, PURPOSE_BENCH, (uint64_t)rep << 32 | (uint64_t)seq, (uint64_t)at) %
+                 (uint64_t)vocab);
 }
 
-static cot_status feed(cot_session *s, const plan *p, int64_t vocab, int rep, int32_t from, int32_t n, bool logits, cot_row *rows, cot_error *err) {
+static cot_status feed(cot_session *s, const plan *p, int64_t vocab, int rep, int32_t from, int32_t n,
+                       bool logits, cot_row *rows, cot_error *err) {
     size_t k = 0;
     for (int b = 0; b < p->batch; b++)
-        for (int32_t i = 0; i < n; i++) rows[k++] = (cot_row){random_token(p, vocab, rep, from + i, b), b, COT_ROLE_PROMPT, logits && i + 1 == n};
+        for (int32_t i = 0; i < n; i++)
+            rows[k++] =
+                (cot_row){random_token(p, vocab, rep, from + i, b), b, COT_ROLE_PROMPT, logits && i + 1 == n};
     return cot_forward(s, rows, k, drop, NULL, err);
 }
 
@@ -42,7 +52,8 @@ static cot_status clear(cot_session *s, const plan *p, cot_error *err) {
     return st;
 }
 
-static cot_status once(cot_session *s, const plan *p, int64_t vocab, int rep, cot_row *rows, double *prefill, double *decode, cot_error *err) {
+static cot_status once(cot_session *s, const plan *p, int64_t vocab, int rep, cot_row *rows, double *prefill,
+                       double *decode, cot_error *err) {
     cot_status st = clear(s, p, err);
     if (st == COT_OK && p->prompt) {
         if (p->depth) st = feed(s, p, vocab, rep, 0, p->depth, false, rows, err);
@@ -55,18 +66,21 @@ static cot_status once(cot_session *s, const plan *p, int64_t vocab, int rep, co
     st = feed(s, p, vocab, rep, 0, p->depth ? p->depth : 1, false, rows, err);
     double t = cot__now();
     for (int32_t i = 0; i < p->generate && st == COT_OK; i++) {
-        for (int b = 0; b < p->batch; b++) rows[b] = (cot_row){random_token(p, vocab, rep, 1000000 + i, b), b, COT_ROLE_GENERATED, true};
+        for (int b = 0; b < p->batch; b++)
+            rows[b] = (cot_row){random_token(p, vocab, rep, 1000000 + i, b), b, COT_ROLE_GENERATED, true};
         st = cot_forward(s, rows, (size_t)p->batch, drop, NULL, err);
     }
     *decode = (double)p->generate * p->batch / (cot__now() - t);
     return st;
 }
 
-static cot_status measure(const cot_model *m, cot_session_options *so, const plan *p, const cli_common *c, figures *f, cot_error *err) {
+static cot_status measure(const cot_model *m, cot_session_options *so, const plan *p, const cli_common *c,
+                          figures *f, cot_error *err) {
     cot_session *s = NULL;
     cot_model_info info;
     cot_model_get_info(m, &info);
-    int32_t longest = p->depth + p->prompt > p->depth + 1 + p->generate ? p->depth + p->prompt : p->depth + 1 + p->generate;
+    int32_t longest =
+        p->depth + p->prompt > p->depth + 1 + p->generate ? p->depth + p->prompt : p->depth + 1 + p->generate;
     so->n_ctx = longest;
     so->n_sequences = p->batch;
     so->n_threads = c->threads;
@@ -89,7 +103,8 @@ static cot_status measure(const cot_model *m, cot_session_options *so, const pla
 
 /* Expected distinct experts of a layer when b tokens draw k of n each: the bytes that a batch reads. */
 static double batch_bytes(const cot_model_info *i, int batch) {
-    double expert = i->n_experts ? (double)i->bytes_experts / (double)i->n_experts : 0, k = (double)i->n_experts_used, n = (double)i->n_experts, miss = 1;
+    double expert = i->n_experts ? (double)i->bytes_experts / (double)i->n_experts : 0,
+           k = (double)i->n_experts_used, n = (double)i->n_experts, miss = 1;
     for (int b = 0; b < batch && n > 0; b++) miss *= 1 - k / n;
     return (double)i->bytes_per_token - expert * k + expert * n * (1 - miss);
 }
@@ -99,18 +114,27 @@ static int report(const cot_model *m, const plan *p, figures *f, const cli_commo
     machine_limits l;
     cot_model_get_info(m, &i);
     machine_measure(&l, threads, false);
-    double prefill = p->prompt ? median(f->prefill, p->reps) : 0, decode = p->generate ? median(f->decode, p->reps) : 0;
+    double prefill = p->prompt ? median(f->prefill, p->reps) : 0,
+           decode = p->generate ? median(f->decode, p->reps) : 0;
     double bytes = batch_bytes(&i, p->batch), ops = 2.0 * (double)i.params_active;
     double decode_gbs = decode / p->batch * bytes / 1e9, prefill_gops = prefill * ops / 1e9;
     if (c->json) {
-        printf("{\"prefill_tps\": %.3f, \"decode_tps\": %.3f, \"prompt\": %d, \"generate\": %d, \"batch\": %d, \"depth\": %d, \"reps\": %d, \"threads\": %d, \"bytes_per_step\": %.0f, \"ops_per_token\": %.0f, "
-               "\"decode_gbs\": %.3f, \"prefill_gops\": %.3f, \"memory_gbs\": %.3f, \"f32_gflops\": %.3f}\n",
-               prefill, decode, p->prompt, p->generate, p->batch, p->depth, p->reps, threads, bytes, ops, decode_gbs, prefill_gops, l.memory_gbs, l.gflops);
+        printf(
+            "{\"prefill_tps\": %.3f, \"decode_tps\": %.3f, \"prompt\": %d, \"generate\": %d, \"batch\": %d, \"depth\": %d, \"reps\": %d, \"threads\": %d, \"bytes_per_step\": %.0f, \"ops_per_token\": %.0f, "
+            "\"decode_gbs\": %.3f, \"prefill_gops\": %.3f, \"memory_gbs\": %.3f, \"f32_gflops\": %.3f}\n",
+            prefill, decode, p->prompt, p->generate, p->batch, p->depth, p->reps, threads, bytes, ops,
+            decode_gbs, prefill_gops, l.memory_gbs, l.gflops);
         return EXIT_OK;
     }
-    printf("machine, %d threads: memory read %.1f GB/s, arithmetic %.0f GFLOPS (F32)\n", threads, l.memory_gbs, l.gflops);
-    if (p->prompt) printf("prefill %4d%s: %9.2f tokens/s   %.2f GOP a token, %.0f GOPS, %.0f %% of F32 arithmetic\n", p->prompt, p->depth ? " at depth" : "", prefill, ops / 1e9, prefill_gops, 100 * prefill_gops / l.gflops);
-    if (p->generate) printf("decode  %4d, batch %d: %9.2f tokens/s   %.1f MB a step, %.1f GB/s, %.0f %% of memory read\n", p->generate, p->batch, decode, bytes / 1e6, decode_gbs, 100 * decode_gbs / l.memory_gbs);
+    printf("machine, %d threads: memory read %.1f GB/s, arithmetic %.0f GFLOPS (F32)\n", threads,
+           l.memory_gbs, l.gflops);
+    if (p->prompt)
+        printf("prefill %4d%s: %9.2f tokens/s   %.2f GOP a token, %.0f GOPS, %.0f %% of F32 arithmetic\n",
+               p->prompt, p->depth ? " at depth" : "", prefill, ops / 1e9, prefill_gops,
+               100 * prefill_gops / l.gflops);
+    if (p->generate)
+        printf("decode  %4d, batch %d: %9.2f tokens/s   %.1f MB a step, %.1f GB/s, %.0f %% of memory read\n",
+               p->generate, p->batch, decode, bytes / 1e6, decode_gbs, 100 * decode_gbs / l.memory_gbs);
     return EXIT_OK;
 }
 
@@ -119,9 +143,12 @@ static int machine(const cli_common *c, const char *path) {
     int threads = c->threads ? c->threads : cot__cpu_cores();
     machine_measure(&l, threads, true);
     if (path) machine_disk(&l, path);
-    if (c->json) printf("{\"threads\": %d, \"memory_gbs\": %.3f, \"f32_gflops\": %.3f, \"disk_gbs\": %.3f}\n", threads, l.memory_gbs, l.gflops, l.disk_gbs);
+    if (c->json)
+        printf("{\"threads\": %d, \"memory_gbs\": %.3f, \"f32_gflops\": %.3f, \"disk_gbs\": %.3f}\n", threads,
+               l.memory_gbs, l.gflops, l.disk_gbs);
     else {
-        printf("threads %d\nmemory read %.1f GB/s\narithmetic %.0f GFLOPS (F32 fused multiply-adds)\n", threads, l.memory_gbs, l.gflops);
+        printf("threads %d\nmemory read %.1f GB/s\narithmetic %.0f GFLOPS (F32 fused multiply-adds)\n",
+               threads, l.memory_gbs, l.gflops);
         if (l.disk_gbs > 0) printf("disk read   %.2f GB/s (direct)\n", l.disk_gbs);
         else puts("disk read   not measured: give a MODEL whose file is to be read");
     }
@@ -136,24 +163,34 @@ int cmd_bench(int argc, char **argv) {
     bool only_machine = false;
     int n_words = 1;
     cot_session_defaults(&so);
-    const cli_option options[] = {{NULL, 'p', "N", "tokens of the prompt; 0 skips", CLI_INT, &p.prompt}, {NULL, 'n', "N", "tokens to write; 0 skips", CLI_INT, &p.generate},
-                                  {NULL, 'r', "N", "repetitions; medians are reported", CLI_INT, &p.reps}, {"batch", 0, "N", "sequences at once", CLI_INT, &p.batch},
-                                  {"depth", 0, "N", "tokens already in the cache", CLI_INT, &p.depth}, {"seed", 0, "S", "seed of the token ids", CLI_U64, &p.seed},
-                                  {"kv", 0, "TYPE", "number format of the cache: f16, q8_0, f32", CLI_KV, &so.kv_type},
-                                  {"experts", 0, "N", "experts per token in every router", CLI_INT, &so.experts_used},
-                                  {"machine", 0, NULL, "measure the machine alone: memory, arithmetic, and the disk under MODEL", CLI_FLAG, &only_machine}, {0}};
+    const cli_option options[] = {
+        {NULL, 'p', "N", "tokens of the prompt; 0 skips", CLI_INT, &p.prompt},
+        {NULL, 'n', "N", "tokens to write; 0 skips", CLI_INT, &p.generate},
+        {NULL, 'r', "N", "repetitions; medians are reported", CLI_INT, &p.reps},
+        {"batch", 0, "N", "sequences at once", CLI_INT, &p.batch},
+        {"depth", 0, "N", "tokens already in the cache", CLI_INT, &p.depth},
+        {"seed", 0, "S", "seed of the token ids", CLI_U64, &p.seed},
+        {"kv", 0, "TYPE", "number format of the cache: f16, q8_0, f32", CLI_KV, &so.kv_type},
+        {"experts", 0, "N", "experts per token in every router", CLI_INT, &so.experts_used},
+        {"machine", 0, NULL, "measure the machine alone: memory, arithmetic, and the disk under MODEL",
+         CLI_FLAG, &only_machine},
+        {0}};
     int code = cli_parse("bench", argc, argv, options, &c, words, &n_words);
     if (code >= 0) return code;
     if (only_machine) return machine(&c, c.model);
-    if (p.prompt < 0 || p.generate < 0 || p.depth < 0 || p.prompt > 1 << 20 || p.generate > 1 << 20 || p.depth > 1 << 20 || p.batch < 1 || p.batch > 1024 || p.reps < 1 || p.reps > MAX_REPS)
-        return cli_usage("bench: -p, -n and --depth must lie in 0…1048576, --batch in 1…1024, -r in 1…%d", MAX_REPS);
+    if (p.prompt < 0 || p.generate < 0 || p.depth < 0 || p.prompt > 1 << 20 || p.generate > 1 << 20 ||
+        p.depth > 1 << 20 || p.batch < 1 || p.batch > 1024 || p.reps < 1 || p.reps > MAX_REPS)
+        return cli_usage("bench: -p, -n and --depth must lie in 0…1048576, --batch in 1…1024, -r in 1…%d",
+                         MAX_REPS);
     cot_model *m = NULL;
     cot_error err = {0};
     figures *f = calloc(1, sizeof *f);
     cli_catch_interrupts();
     if (!f) code = EXIT_FAILED;
     else if ((code = cli_open(&m, &c)) < 0)
-        code = measure(m, &so, &p, &c, f, &err) == COT_OK ? report(m, &p, f, &c, c.threads ? c.threads : cot__cpu_cores()) : cli_fail(&err);
+        code = measure(m, &so, &p, &c, f, &err) == COT_OK
+                   ? report(m, &p, f, &c, c.threads ? c.threads : cot__cpu_cores())
+                   : cli_fail(&err);
     cot_model_close(&m);
     free(f);
     return code;

@@ -1,5 +1,5 @@
-/* coterie chat: a conversation. Every turn renders the whole conversation by the model's template; what the session
- * already holds of it is kept, so that only new tokens are computed. */
+/* coterie chat: a conversation. Every turn renders the whole conversation by the model's template; what the
+ * session already holds of it is kept, so that only new tokens are computed. */
 #include <histedit.h>
 #include <stdlib.h>
 #include <string.h>
@@ -84,9 +84,13 @@ static cot_status answer(talk *t, cot_error *err) {
         s = cot_generate(t->session, ids + same, n - same, &t->g, put, t, &r, err);
     }
     putchar('\n');
-    if (s == COT_OK && r.stop == COT_STOP_CONTEXT) fprintf(stderr, "(the context is full: /clear starts anew, or start with a larger --ctx)\n");
-    if (s == COT_OK && !t->quiet) fprintf(stderr, "(%d tokens, %.1f/s)\n", r.generated_tokens, r.generate_seconds > 0 ? r.generated_tokens / r.generate_seconds : 0);
-    if (s == COT_OK && !add_message(t, "assistant", t->answer ? t->answer : "", t->n_answer)) s = COT_NO_MEMORY;
+    if (s == COT_OK && r.stop == COT_STOP_CONTEXT)
+        fprintf(stderr, "(the context is full: /clear starts anew, or start with a larger --ctx)\n");
+    if (s == COT_OK && !t->quiet)
+        fprintf(stderr, "(%d tokens, %.1f/s)\n", r.generated_tokens,
+                r.generate_seconds > 0 ? r.generated_tokens / r.generate_seconds : 0);
+    if (s == COT_OK && !add_message(t, "assistant", t->answer ? t->answer : "", t->n_answer))
+        s = COT_NO_MEMORY;
     cli_interrupted = 0;
     cot_free(prompt);
     cot_free(ids);
@@ -99,8 +103,11 @@ static const char *prompt_text(EditLine *el) { return "> "; }
 static bool command(talk *t, const char *line) {
     if (strcmp(line, "/exit") == 0 || strcmp(line, "/quit") == 0) return false;
     if (strcmp(line, "/clear") == 0) forget(t);
-    else if (strncmp(line, "/system ", 8) == 0) forget(t), add_message(t, "system", line + 8, strlen(line + 8));
-    else if (strcmp(line, "/help") == 0) puts("/help    this text\n/clear   forget the conversation\n/system TEXT   start anew with a system message\n/exit    leave (or end of input)\nCtrl-C stops an answer");
+    else if (strncmp(line, "/system ", 8) == 0)
+        forget(t), add_message(t, "system", line + 8, strlen(line + 8));
+    else if (strcmp(line, "/help") == 0)
+        puts(
+            "/help    this text\n/clear   forget the conversation\n/system TEXT   start anew with a system message\n/exit    leave (or end of input)\nCtrl-C stops an answer");
     else printf("%s is no command; /help lists them\n", line);
     return true;
 }
@@ -127,8 +134,10 @@ static int converse(talk *t) {
         size_t len = (size_t)(n > 0 ? n : 0);
         while (len && (line[len - 1] == '\n' || line[len - 1] == '\r')) len--;
         if (!len) continue;
-        char *text = strndup(line, len);
+        char *text = malloc(len + 1);
         if (!text) break;
+        memcpy(text, line, len);
+        text[len] = '\0';
         history(h, &ev, H_ENTER, line);
         bool go_on = true;
         if (text[0] == '/') go_on = command(t, text);
@@ -154,7 +163,10 @@ int cmd_chat(int argc, char **argv) {
     int n_words = 1;
     cot_session_defaults(&so);
     cot_generate_defaults(&t.g);
-    const cli_option options[] = {{NULL, 'n', "N", "at most N tokens in an answer", CLI_INT, &t.g.max_tokens}, CLI_SAMPLING(t.g, texts), CLI_SESSION(so), {0}};
+    const cli_option options[] = {{NULL, 'n', "N", "at most N tokens in an answer", CLI_INT, &t.g.max_tokens},
+                                  CLI_SAMPLING(t.g, texts),
+                                  CLI_SESSION(so),
+                                  {0}};
     int code = cli_parse("chat", argc, argv, options, &c, words, &n_words);
     if (code >= 0) return code;
     if (!cli_sampling_done("chat", &t.g, &texts)) return EXIT_USAGE;
@@ -169,7 +181,8 @@ int cmd_chat(int argc, char **argv) {
         if (cot_session_create(&t.session, m, &so, &err) != COT_OK) code = cli_fail(&err);
         else {
             forget(&t);
-            if (!c.quiet && isatty(STDIN_FILENO)) fprintf(stderr, "Type a message; /help lists the commands.\n");
+            if (!c.quiet && isatty(STDIN_FILENO))
+                fprintf(stderr, "Type a message; /help lists the commands.\n");
             code = converse(&t);
         }
     }

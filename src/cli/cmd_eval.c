@@ -1,4 +1,5 @@
-/* coterie eval: perplexity, by windows that do not overlap (as llama.cpp's tool), or by strides (Hugging Face's way). */
+/* coterie eval: perplexity, by windows that do not overlap (as llama.cpp's tool), or by strides (Hugging
+ * Face's way). */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,14 +26,17 @@ static bool add_row(void *user, size_t row, const float *x, int64_t n) {
 }
 
 /* Rows [from, to) of a window predict what follows them. */
-static cot_status window(cot_session *s, const int32_t *ids, int32_t n, int32_t from, int32_t to, int32_t first, cot_row *rows, score *sc, cot_error *err) {
-    for (int32_t i = 0; i < n; i++) rows[i] = (cot_row){i == 0 && first >= 0 ? first : ids[i], 0, COT_ROLE_PROMPT, i >= from && i < to};
+static cot_status window(cot_session *s, const int32_t *ids, int32_t n, int32_t from, int32_t to,
+                         int32_t first, cot_row *rows, score *sc, cot_error *err) {
+    for (int32_t i = 0; i < n; i++)
+        rows[i] = (cot_row){i == 0 && first >= 0 ? first : ids[i], 0, COT_ROLE_PROMPT, i >= from && i < to};
     sc->next = ids + 1;
     cot_status st = cot_sequence_cut(s, 0, 0, err);
     return st == COT_OK ? cot_forward(s, rows, (size_t)n, add_row, sc, err) : st;
 }
 
-static cot_status measure(cot_session *s, const cot_model *m, const int32_t *ids, size_t n, int32_t ctx, int32_t stride, bool quiet, score *sc, cot_error *err) {
+static cot_status measure(cot_session *s, const cot_model *m, const int32_t *ids, size_t n, int32_t ctx,
+                          int32_t stride, bool quiet, score *sc, cot_error *err) {
     cot_row *rows = calloc((size_t)ctx, sizeof *rows);
     int32_t first = cot_model_adds_bos(m) ? cot_token_role(m, "bos") : -1;
     cot_status st = rows ? COT_OK : COT_NO_MEMORY;
@@ -43,14 +47,16 @@ static cot_status measure(cot_session *s, const cot_model *m, const int32_t *ids
             if (!quiet) cli_progress(NULL, "eval", w + 1, windows);
         }
     } else {
-        /* Each window ends `stride` further; what the one before has not scored is scored, given up to ctx before. */
+        /* Each window ends `stride` further; what the one before has not scored is scored, given up to ctx
+         * before. */
         size_t scored = 0;
         for (size_t end = 0; end < n && st == COT_OK;) {
             size_t begin = end ? end + (size_t)stride - (size_t)ctx : 0;
             if (end && end + (size_t)stride < (size_t)ctx) begin = 0;
             end = end ? end + (size_t)stride : (size_t)ctx;
             if (end > n) end = n;
-            int32_t len = (int32_t)(end - begin), from = (int32_t)(scored > begin + 1 ? scored - begin - 1 : 0);
+            int32_t len = (int32_t)(end - begin),
+                    from = (int32_t)(scored > begin + 1 ? scored - begin - 1 : 0);
             st = window(s, ids + begin, len, from, len - 1, -1, rows, sc, err);
             scored = end;
             if (!quiet) cli_progress(NULL, "eval", end, n);
@@ -62,13 +68,16 @@ static cot_status measure(cot_session *s, const cot_model *m, const int32_t *ids
 
 static int report(const score *sc, const cli_common *c) {
     double mean = sc->sum / (double)sc->n, ppl = exp(mean);
-    double spread = sc->n > 1 ? ppl * sqrt(fmax(sc->sum2 / (double)sc->n - mean * mean, 0) / (double)(sc->n - 1)) : 0;
-    if (c->json) printf("{\"perplexity\": %.6f, \"stderr\": %.6f, \"tokens\": %lld}\n", ppl, spread, (long long)sc->n);
+    double spread =
+        sc->n > 1 ? ppl * sqrt(fmax(sc->sum2 / (double)sc->n - mean * mean, 0) / (double)(sc->n - 1)) : 0;
+    if (c->json)
+        printf("{\"perplexity\": %.6f, \"stderr\": %.6f, \"tokens\": %lld}\n", ppl, spread, (long long)sc->n);
     else printf("perplexity %.4f +/- %.4f over %lld tokens\n", ppl, spread, (long long)sc->n);
     return EXIT_OK;
 }
 
-static int evaluate(const cot_model *m, cot_session_options *so, const char *text, size_t n, int32_t stride, const cli_common *c) {
+static int evaluate(const cot_model *m, cot_session_options *so, const char *text, size_t n, int32_t stride,
+                    const cli_common *c) {
     cot_error err = {0};
     cot_session *s = NULL;
     int32_t *ids = NULL;
@@ -77,10 +86,15 @@ static int evaluate(const cot_model *m, cot_session_options *so, const char *tex
     so->n_threads = c->threads;
     cot_status st = cot_tokenize(m, text, n, true, false, &ids, &count, &err);
     int code = EXIT_OK;
-    if (st == COT_OK && count < (size_t)so->n_ctx && !stride) code = cli_usage("eval: the text has %zu tokens, one window needs %d; give a longer text or a smaller --ctx", count, so->n_ctx);
-    if (st == COT_OK && count < 2) code = cli_usage("eval: the text has %zu tokens, at least 2 are needed", count);
+    if (st == COT_OK && count < (size_t)so->n_ctx && !stride)
+        code = cli_usage(
+            "eval: the text has %zu tokens, one window needs %d; give a longer text or a smaller --ctx",
+            count, so->n_ctx);
+    if (st == COT_OK && count < 2)
+        code = cli_usage("eval: the text has %zu tokens, at least 2 are needed", count);
     if (st == COT_OK && code == EXIT_OK) st = cot_session_create(&s, m, so, &err);
-    if (st == COT_OK && code == EXIT_OK) st = measure(s, m, ids, count, so->n_ctx, stride, c->quiet, &sc, &err);
+    if (st == COT_OK && code == EXIT_OK)
+        st = measure(s, m, ids, count, so->n_ctx, stride, c->quiet, &sc, &err);
     if (st != COT_OK) code = cli_fail(&err);
     else if (code == EXIT_OK) code = report(&sc, c);
     cot_session_free(&s);
@@ -96,7 +110,11 @@ int cmd_eval(int argc, char **argv) {
     int n_words = 1;
     cot_session_defaults(&so);
     so.n_ctx = 512;
-    const cli_option options[] = {{NULL, 'f', "FILE", "the text; - is standard input", CLI_TEXT, &file}, {"stride", 0, "N", "overlapping windows that advance by N", CLI_INT, &stride}, CLI_SESSION(so), {0}};
+    const cli_option options[] = {
+        {NULL, 'f', "FILE", "the text; - is standard input", CLI_TEXT, &file},
+        {"stride", 0, "N", "overlapping windows that advance by N", CLI_INT, &stride},
+        CLI_SESSION(so),
+        {0}};
     int code = cli_parse("eval", argc, argv, options, &c, words, &n_words);
     if (code >= 0) return code;
     if (!file) return cli_usage("eval: -f FILE is needed");

@@ -3,25 +3,35 @@
 
 #include "cli/cli.h"
 
-static void json_info(const cot_model *m, const cot_model_info *i, uint64_t kv, uint64_t buffers, bool tensors) {
+static void json_info(const cot_model *m, const cot_model_info *i, uint64_t kv, uint64_t buffers,
+                      bool tensors) {
     fputs("{\"path\": ", stdout), cli_json_string(stdout, i->path, strlen(i->path));
     fputs(", \"format\": ", stdout), cli_json_string(stdout, i->format, strlen(i->format));
     fputs(", \"arch\": ", stdout), cli_json_string(stdout, i->arch, strlen(i->arch));
     fputs(", \"description\": ", stdout), cli_json_string(stdout, i->description, strlen(i->description));
-    printf(", \"layers\": %lld, \"embedding\": %lld, \"vocabulary\": %lld, \"context\": %lld, \"heads\": %lld, \"kv_heads\": %lld, \"head_dim\": %lld", (long long)i->n_layers, (long long)i->n_embd,
-           (long long)i->n_vocab, (long long)i->n_ctx_train, (long long)i->n_heads, (long long)i->n_kv_heads, (long long)i->head_dim);
-    printf(", \"routers\": %lld, \"experts\": %lld, \"experts_used\": %lld, \"params_total\": %llu, \"params_active\": %llu", (long long)i->n_sites, (long long)i->n_experts, (long long)i->n_experts_used,
-           (unsigned long long)i->params_total, (unsigned long long)i->params_active);
-    printf(", \"bytes_total\": %llu, \"bytes_experts\": %llu, \"bytes_attention\": %llu, \"bytes_embedding\": %llu, \"bytes_other\": %llu, \"bytes_per_token\": %llu, \"kv_bytes\": %llu, \"buffer_bytes\": %llu",
-           (unsigned long long)i->bytes_total, (unsigned long long)i->bytes_experts, (unsigned long long)i->bytes_attention, (unsigned long long)i->bytes_embedding, (unsigned long long)i->bytes_other,
-           (unsigned long long)i->bytes_per_token, (unsigned long long)kv, (unsigned long long)buffers);
-    printf(", \"tokenizer\": %s, \"chat_template\": %s", i->has_tokenizer ? "true" : "false", i->has_chat_template ? "true" : "false");
+    printf(
+        ", \"layers\": %lld, \"embedding\": %lld, \"vocabulary\": %lld, \"context\": %lld, \"heads\": %lld, \"kv_heads\": %lld, \"head_dim\": %lld",
+        (long long)i->n_layers, (long long)i->n_embd, (long long)i->n_vocab, (long long)i->n_ctx_train,
+        (long long)i->n_heads, (long long)i->n_kv_heads, (long long)i->head_dim);
+    printf(
+        ", \"routers\": %lld, \"experts\": %lld, \"experts_used\": %lld, \"params_total\": %llu, \"params_active\": %llu",
+        (long long)i->n_sites, (long long)i->n_experts, (long long)i->n_experts_used,
+        (unsigned long long)i->params_total, (unsigned long long)i->params_active);
+    printf(
+        ", \"bytes_total\": %llu, \"bytes_experts\": %llu, \"bytes_attention\": %llu, \"bytes_embedding\": %llu, \"bytes_other\": %llu, \"bytes_per_token\": %llu, \"kv_bytes\": %llu, \"buffer_bytes\": %llu",
+        (unsigned long long)i->bytes_total, (unsigned long long)i->bytes_experts,
+        (unsigned long long)i->bytes_attention, (unsigned long long)i->bytes_embedding,
+        (unsigned long long)i->bytes_other, (unsigned long long)i->bytes_per_token, (unsigned long long)kv,
+        (unsigned long long)buffers);
+    printf(", \"tokenizer\": %s, \"chat_template\": %s", i->has_tokenizer ? "true" : "false",
+           i->has_chat_template ? "true" : "false");
     if (tensors) {
         fputs(", \"tensors\": [", stdout);
         for (size_t k = 0; k < cot_model_tensor_count(m); k++) {
             cot_tensor_info t;
             if (cot_model_tensor(m, k, &t, NULL) != COT_OK) break;
-            fputs(k ? ", {\"name\": " : "{\"name\": ", stdout), cli_json_string(stdout, t.name, strlen(t.name));
+            fputs(k ? ", {\"name\": " : "{\"name\": ", stdout),
+                cli_json_string(stdout, t.name, strlen(t.name));
             printf(", \"type\": \"%s\", \"dims\": [", cot_type_name(t.type));
             for (int d = 0; d < t.n_dims; d++) printf("%s%lld", d ? ", " : "", (long long)t.dims[d]);
             printf("], \"bytes\": %llu}", (unsigned long long)t.bytes);
@@ -40,22 +50,31 @@ static void part(const char *name, uint64_t bytes, uint64_t total) {
     putchar('\n');
 }
 
-static void text_info(const cot_model *m, const cot_model_info *i, int32_t ctx, uint64_t kv, uint64_t buffers, bool tensors) {
+static void text_info(const cot_model *m, const cot_model_info *i, int32_t ctx, uint64_t kv, uint64_t buffers,
+                      bool tensors) {
     char a[32], b[32], c[32];
     printf("%s\n%s, architecture %s (description %s)\n", i->path, i->format, i->arch, i->description);
-    printf("layers %lld, width %lld, vocabulary %lld, trained context %lld\n", (long long)i->n_layers, (long long)i->n_embd, (long long)i->n_vocab, (long long)i->n_ctx_train);
-    printf("attention: %lld heads over %lld, %lld wide\n", (long long)i->n_heads, (long long)i->n_kv_heads, (long long)i->head_dim);
-    if (i->n_sites) printf("experts: %lld, of which a token uses %lld, in %lld layers\n", (long long)i->n_experts, (long long)i->n_experts_used, (long long)i->n_sites);
+    printf("layers %lld, width %lld, vocabulary %lld, trained context %lld\n", (long long)i->n_layers,
+           (long long)i->n_embd, (long long)i->n_vocab, (long long)i->n_ctx_train);
+    printf("attention: %lld heads over %lld, %lld wide\n", (long long)i->n_heads, (long long)i->n_kv_heads,
+           (long long)i->head_dim);
+    if (i->n_sites)
+        printf("experts: %lld, of which a token uses %lld, in %lld layers\n", (long long)i->n_experts,
+               (long long)i->n_experts_used, (long long)i->n_sites);
     else puts("experts: none (a dense model)");
-    printf("parameters: %.3f billion, %.3f billion active for a token\n", (double)i->params_total / 1e9, (double)i->params_active / 1e9);
+    printf("parameters: %.3f billion, %.3f billion active for a token\n", (double)i->params_total / 1e9,
+           (double)i->params_active / 1e9);
     printf("weights: %s\n", cli_bytes(i->bytes_total, a, sizeof a));
     part("experts", i->bytes_experts, i->bytes_total);
     part("attention", i->bytes_attention, i->bytes_total);
     part("embeddings", i->bytes_embedding, i->bytes_total);
     part("other", i->bytes_other, i->bytes_total);
-    printf("will need: weights %s (mapped), KV cache %s at %d positions in F16, buffers up to %s\n", cli_bytes(i->bytes_total, a, sizeof a), cli_bytes(kv, b, sizeof b), ctx, cli_bytes(buffers, c, sizeof c));
+    printf("will need: weights %s (mapped), KV cache %s at %d positions in F16, buffers up to %s\n",
+           cli_bytes(i->bytes_total, a, sizeof a), cli_bytes(kv, b, sizeof b), ctx,
+           cli_bytes(buffers, c, sizeof c));
     printf("reads for a token: %s\n", cli_bytes(i->bytes_per_token, a, sizeof a));
-    printf("tokenizer: %s, chat template: %s\n", i->has_tokenizer ? "yes" : "no", i->has_chat_template ? "the model's" : "built in");
+    printf("tokenizer: %s, chat template: %s\n", i->has_tokenizer ? "yes" : "no",
+           i->has_chat_template ? "the model's" : "built in");
     for (size_t k = 0; tensors && k < cot_model_tensor_count(m); k++) {
         cot_tensor_info t;
         if (cot_model_tensor(m, k, &t, NULL) != COT_OK) break;

@@ -5,7 +5,11 @@
 #include "base/file.h"
 #include "cli/cli.h"
 
-typedef struct out { cot__writer *w; cot_error *err; bool failed; } out;
+typedef struct out {
+    cot__writer *w;
+    cot_error *err;
+    bool failed;
+} out;
 
 static bool put_row(void *user, size_t row, const float *logits, int64_t n) {
     out *o = user;
@@ -16,7 +20,8 @@ static bool put_row(void *user, size_t row, const float *logits, int64_t n) {
 /* The header of a NumPy file, version 1.0: a dictionary padded to a multiple of 64 bytes. */
 static cot_status npy_header(cot__writer *w, size_t rows, size_t cols, cot_error *err) {
     char text[192];
-    int n = snprintf(text + 10, sizeof text - 10, "{'descr': '<f4', 'fortran_order': False, 'shape': (%zu, %zu), }", rows, cols);
+    int n = snprintf(text + 10, sizeof text - 10,
+                     "{'descr': '<f4', 'fortran_order': False, 'shape': (%zu, %zu), }", rows, cols);
     size_t total = ((size_t)n + 10 + 1 + 63) / 64 * 64;
     memcpy(text, "\x93NUMPY\x01\x00", 8);
     text[8] = (char)((total - 10) & 255);
@@ -26,7 +31,8 @@ static cot_status npy_header(cot__writer *w, size_t rows, size_t cols, cot_error
     return cot__writer_put(w, text, total, err);
 }
 
-static cot_status write_logits(const cot_model *m, const int32_t *ids, size_t n, const cli_common *c, const char *path, cot_error *err) {
+static cot_status write_logits(const cot_model *m, const int32_t *ids, size_t n, const cli_common *c,
+                               const char *path, cot_error *err) {
     cot_session_options so;
     cot_session *s = NULL;
     cot_model_info info;
@@ -54,7 +60,10 @@ int cmd_logits(int argc, char **argv) {
     cli_common c = {0};
     const char *tokens = NULL, *path = NULL, *words[1];
     int n_words = 1;
-    const cli_option options[] = {{"tokens", 0, "IDS", "token ids such as 1,2,3", CLI_TEXT, &tokens}, {NULL, 'o', "FILE", "NumPy file to write: float32 [tokens, vocabulary]", CLI_TEXT, &path}, {0}};
+    const cli_option options[] = {
+        {"tokens", 0, "IDS", "token ids such as 1,2,3", CLI_TEXT, &tokens},
+        {NULL, 'o', "FILE", "NumPy file to write: float32 [tokens, vocabulary]", CLI_TEXT, &path},
+        {0}};
     int code = cli_parse("logits", argc, argv, options, &c, words, &n_words);
     if (code >= 0) return code;
     if (!tokens || !path) return cli_usage("logits: --tokens and -o are needed");
@@ -65,8 +74,10 @@ int cmd_logits(int argc, char **argv) {
     cot_error err = {0};
     cli_catch_interrupts();
     if (n == 0) code = cli_usage("logits: --tokens is empty");
-    else if ((code = cli_open(&m, &c)) < 0) code = write_logits(m, ids, n, &c, path, &err) == COT_OK ? EXIT_OK : cli_fail(&err);
-    if (code == EXIT_OK && c.json) printf("{\"tokens\": %zu, \"file\": ", n), cli_json_string(stdout, path, strlen(path)), printf("}\n");
+    else if ((code = cli_open(&m, &c)) < 0)
+        code = write_logits(m, ids, n, &c, path, &err) == COT_OK ? EXIT_OK : cli_fail(&err);
+    if (code == EXIT_OK && c.json)
+        printf("{\"tokens\": %zu, \"file\": ", n), cli_json_string(stdout, path, strlen(path)), printf("}\n");
     cot_model_close(&m);
     free(ids);
     return code;

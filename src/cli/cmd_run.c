@@ -47,7 +47,9 @@ static bool put(void *user, const char *text, size_t n, int32_t token) {
         fflush(stdout);
         return !cli_interrupted && !ferror(stdout);
     }
-    if (!grow((void **)&s->text, &s->cap, s->n + n + 1, 1) || !grow((void **)&s->ids, &s->cap_ids, s->n_ids + 1, sizeof *s->ids)) return false;
+    if (!grow((void **)&s->text, &s->cap, s->n + n + 1, 1) ||
+        !grow((void **)&s->ids, &s->cap_ids, s->n_ids + 1, sizeof *s->ids))
+        return false;
     memcpy(s->text + s->n, text, n);
     s->n += n;
     if (token >= 0) s->ids[s->n_ids++] = token;
@@ -59,27 +61,36 @@ static const char *reason(cot_stop_reason r) {
     return names[r];
 }
 
-static void report(const cot_generate_result *r, const sink *s, const cli_common *c, const cot_session *session) {
+static void report(const cot_generate_result *r, const sink *s, const cli_common *c,
+                   const cot_session *session) {
     double ps = r->prompt_seconds, gs = r->generate_seconds;
     if (c->json) {
         fputs("{\"text\": ", stdout);
         cli_json_string(stdout, s->text ? s->text : "", s->n);
         fputs(", \"tokens\": [", stdout);
         for (size_t i = 0; i < s->n_ids; i++) printf("%s%d", i ? ", " : "", s->ids[i]);
-        printf("], \"prompt_tokens\": %d, \"prompt_ms\": %.3f, \"generated_tokens\": %d, \"generate_ms\": %.3f, \"stop\": \"%s\"}\n", r->prompt_tokens, ps * 1e3,
-               r->generated_tokens, gs * 1e3, reason(r->stop));
+        printf(
+            "], \"prompt_tokens\": %d, \"prompt_ms\": %.3f, \"generated_tokens\": %d, \"generate_ms\": %.3f, \"stop\": \"%s\"}\n",
+            r->prompt_tokens, ps * 1e3, r->generated_tokens, gs * 1e3, reason(r->stop));
         return;
     }
     putchar('\n');
     fflush(stdout);
-    if (r->stop == COT_STOP_CONTEXT) fprintf(stderr, "the context of %d tokens is full; start with a larger --ctx to go on\n", cot_session_ctx(session));
+    if (r->stop == COT_STOP_CONTEXT)
+        fprintf(stderr, "the context of %d tokens is full; start with a larger --ctx to go on\n",
+                cot_session_ctx(session));
     if (!c->quiet)
-        fprintf(stderr, "prompt %d tokens in %.2f s (%.1f/s), generated %d in %.2f s (%.1f/s), %d threads, stopped by %s\n", r->prompt_tokens, ps, ps > 0 ? r->prompt_tokens / ps : 0,
-                r->generated_tokens, gs, gs > 0 ? r->generated_tokens / gs : 0, cot_session_threads(session), reason(r->stop));
+        fprintf(
+            stderr,
+            "prompt %d tokens in %.2f s (%.1f/s), generated %d in %.2f s (%.1f/s), %d threads, stopped by %s\n",
+            r->prompt_tokens, ps, ps > 0 ? r->prompt_tokens / ps : 0, r->generated_tokens, gs,
+            gs > 0 ? r->generated_tokens / gs : 0, cot_session_threads(session), reason(r->stop));
 }
 
-/* The prompt's ids: plain text, or one user message in the chat template (whose special tokens are the template's). */
-static cot_status encode(const cot_model *m, const char *text, size_t n, bool chat, int32_t **ids, size_t *count, cot_error *err) {
+/* The prompt's ids: plain text, or one user message in the chat template (whose special tokens are the
+ * template's). */
+static cot_status encode(const cot_model *m, const char *text, size_t n, bool chat, int32_t **ids,
+                         size_t *count, cot_error *err) {
     if (!chat) return cot_tokenize(m, text, n, true, false, ids, count, err);
     char *json = NULL, *prompt = NULL;
     size_t json_len = 0, len = 0;
@@ -96,7 +107,8 @@ static cot_status encode(const cot_model *m, const char *text, size_t n, bool ch
     return s;
 }
 
-static int generate(const cot_model *m, cot_session_options *so, const cot_generate_options *g, const char *text, size_t n, bool chat, const cli_common *c) {
+static int generate(const cot_model *m, cot_session_options *so, const cot_generate_options *g,
+                    const char *text, size_t n, bool chat, const cli_common *c) {
     cot_error err = {0};
     cot_session *session = NULL;
     int32_t *ids = NULL;
@@ -137,16 +149,18 @@ int cmd_run(int argc, char **argv) {
     int n_words = 1;
     cot_session_defaults(&so);
     cot_generate_defaults(&g);
-    const cli_option options[] = {{NULL, 'p', "TEXT", "the prompt", CLI_TEXT, &text},
-                                  {NULL, 'f', "FILE", "a file with the prompt; - is standard input", CLI_TEXT, &file},
-                                  {NULL, 'n', "N", "at most N tokens (default: until the end or a full context)", CLI_INT, &g.max_tokens},
-                                  CLI_SAMPLING(g, t),
-                                  {"beams", 0, "N", "beam search over N beams", CLI_INT, &g.beams},
-                                  {"groups", 0, "N", "groups of a diverse beam search", CLI_INT, &g.beam_groups},
-                                  {"diversity", 0, "X", "penalty between groups", CLI_FLOAT, &g.diversity},
-                                  CLI_SESSION(so),
-                                  {"chat", 0, NULL, "put the prompt into the model's chat template", CLI_FLAG, &chat},
-                                  {0}};
+    const cli_option options[] = {
+        {NULL, 'p', "TEXT", "the prompt", CLI_TEXT, &text},
+        {NULL, 'f', "FILE", "a file with the prompt; - is standard input", CLI_TEXT, &file},
+        {NULL, 'n', "N", "at most N tokens (default: until the end or a full context)", CLI_INT,
+         &g.max_tokens},
+        CLI_SAMPLING(g, t),
+        {"beams", 0, "N", "beam search over N beams", CLI_INT, &g.beams},
+        {"groups", 0, "N", "groups of a diverse beam search", CLI_INT, &g.beam_groups},
+        {"diversity", 0, "X", "penalty between groups", CLI_FLOAT, &g.diversity},
+        CLI_SESSION(so),
+        {"chat", 0, NULL, "put the prompt into the model's chat template", CLI_FLAG, &chat},
+        {0}};
     int code = cli_parse("run", argc, argv, options, &c, words, &n_words);
     if (code >= 0) return code;
     if (text && file) return cli_usage("run: -p and -f exclude each other");
@@ -157,7 +171,8 @@ int cmd_run(int argc, char **argv) {
     if (!c.quiet) g.progress = cli_progress;
     cot_model *m = NULL;
     cli_catch_interrupts();
-    if ((code = cli_open(&m, &c)) < 0) code = generate(m, &so, &g, text ? text : read ? read : "", n, chat, &c);
+    if ((code = cli_open(&m, &c)) < 0)
+        code = generate(m, &so, &g, text ? text : read ? read : "", n, chat, &c);
     cot_model_close(&m);
     free(read);
     return code;

@@ -25,8 +25,11 @@ int cmd_tokenize(int argc, char **argv) {
     const char *text = NULL, *file = NULL, *words[1];
     bool special = false;
     int n_words = 1;
-    const cli_option options[] = {{NULL, 'p', "TEXT", "the text", CLI_TEXT, &text}, {NULL, 'f', "FILE", "a file with the text; - is standard input", CLI_TEXT, &file},
-                                  {"special", 0, NULL, "special tokens in the text become their ids", CLI_FLAG, &special}, {0}};
+    const cli_option options[] = {
+        {NULL, 'p', "TEXT", "the text", CLI_TEXT, &text},
+        {NULL, 'f', "FILE", "a file with the text; - is standard input", CLI_TEXT, &file},
+        {"special", 0, NULL, "special tokens in the text become their ids", CLI_FLAG, &special},
+        {0}};
     int code = cli_parse("tokenize", argc, argv, options, &c, words, &n_words);
     if (code >= 0) return code;
     if (!text == !file) return cli_usage("tokenize: one of -p TEXT and -f FILE is needed");

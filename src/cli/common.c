@@ -45,7 +45,8 @@ bool cli_progress(void *user, const char *what, uint64_t done, uint64_t total) {
     if (done <= 1 || start == 0) start = now;
     bool end = done >= total;
     if (isatty(STDERR_FILENO) && ((now - start > 0.5 && now - last > 0.1) || (end && shown))) {
-        fprintf(stderr, "\r%s %3d %%%s", what, total ? (int)(done * 100 / total) : 100, end ? "\r\033[K" : "");
+        fprintf(stderr, "\r%s %3d %%%s", what, total ? (int)(done * 100 / total) : 100,
+                end ? "\r\033[K" : "");
         fflush(stderr);
         shown = !end;
         last = now;
@@ -60,7 +61,8 @@ int cli_open(cot_model **out, const cli_common *c) {
     cot_model_defaults(&o);
     o.arch_file = c->arch;
     if (!c->quiet) o.progress = cli_progress;
-    if (!c->model) return cli_usage("no MODEL is given: a GGUF file, the first of a split, or a Hugging Face folder");
+    if (!c->model)
+        return cli_usage("no MODEL is given: a GGUF file, the first of a split, or a Hugging Face folder");
     return cot_model_open(out, c->model, &o, &err) == COT_OK ? -1 : cli_fail(&err);
 }
 
@@ -123,11 +125,17 @@ bool cli_read(const char *path, char **text, size_t *n) {
 /* Length of a valid UTF-8 character at s, 0 when there is none. */
 static size_t utf8_at(const char *s, size_t n) {
     const unsigned char *p = (const unsigned char *)s;
-    size_t len = p[0] < 0x80 ? 1 : p[0] >= 0xC2 && p[0] < 0xE0 ? 2 : p[0] >= 0xE0 && p[0] < 0xF0 ? 3 : p[0] >= 0xF0 && p[0] < 0xF5 ? 4 : 0;
+    size_t len = p[0] < 0x80                   ? 1
+                 : p[0] >= 0xC2 && p[0] < 0xE0 ? 2
+                 : p[0] >= 0xE0 && p[0] < 0xF0 ? 3
+                 : p[0] >= 0xF0 && p[0] < 0xF5 ? 4
+                                               : 0;
     if (!len || len > n) return 0;
     for (size_t i = 1; i < len; i++)
         if ((p[i] & 0xC0) != 0x80) return 0;
-    if ((p[0] == 0xE0 && p[1] < 0xA0) || (p[0] == 0xED && p[1] > 0x9F) || (p[0] == 0xF0 && p[1] < 0x90) || (p[0] == 0xF4 && p[1] > 0x8F)) return 0;
+    if ((p[0] == 0xE0 && p[1] < 0xA0) || (p[0] == 0xED && p[1] > 0x9F) || (p[0] == 0xF0 && p[1] < 0x90) ||
+        (p[0] == 0xF4 && p[1] > 0x8F))
+        return 0;
     return len;
 }
 

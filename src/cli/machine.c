@@ -1,5 +1,5 @@
-/* Owns: measuring what this machine can do at most. Plain loops that the compiler vectorises for the CPU at hand
- * (function multiversioning), so that the figures are limits and not our kernels' own speed. */
+/* Owns: measuring what this machine can do at most. Plain loops that the compiler vectorises for the CPU at
+ * hand (function multiversioning), so that the figures are limits and not our kernels' own speed. */
 #include "cli/machine.h"
 
 #include <fcntl.h>
@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/alloc.h"
 #include "base/file.h"
 #include "base/pool.h"
 
@@ -23,7 +24,14 @@
 enum { LANES = 256 };
 static const size_t READ_BYTES = (size_t)256 << 20; /* beyond every cache */
 
-typedef struct job { const uint64_t *data; size_t words; int threads; uint64_t sum[64]; float flops[64]; long rounds; } job;
+typedef struct job {
+    const uint64_t *data;
+    size_t words;
+    int threads;
+    uint64_t sum[64];
+    float flops[64];
+    long rounds;
+} job;
 
 BEST_CPU static uint64_t read_all(const uint64_t *p, size_t n) {
     uint64_t s[32] = {0}, sum = 0;
@@ -85,7 +93,7 @@ void machine_disk(machine_limits *out, const char *path) {
     char *inside = cot__path_is_dir(path) ? cot__path_join(path, "model.safetensors") : NULL;
     int fd = open(inside ? inside : path, O_RDONLY | O_DIRECT | O_CLOEXEC);
     void *buf = NULL;
-    if (fd >= 0 && posix_memalign(&buf, 4096, PIECE) == 0) {
+    if (fd >= 0 && (buf = cot__alloc_aligned(4096, PIECE))) {
         double t = cot__now(), bytes = 0;
         for (int i = 0; i < PIECES; i++) {
             ssize_t n = pread(fd, buf, PIECE, (off_t)i * PIECE);
@@ -94,7 +102,7 @@ void machine_disk(machine_limits *out, const char *path) {
         }
         if (bytes > 0) out->disk_gbs = bytes / (cot__now() - t) / 1e9;
     }
-    free(buf);
+    cot__free(buf);
     if (fd >= 0) close(fd);
     free(inside);
 }

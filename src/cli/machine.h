@@ -4,7 +4,9 @@
 
 #include <stdbool.h>
 
-typedef struct machine_limits { double memory_gbs, gflops, disk_gbs; } machine_limits;
+typedef struct machine_limits {
+    double memory_gbs, gflops, disk_gbs;
+} machine_limits;
 /* Memory read and F32 arithmetic with so many threads; medians of a few rounds (more when thorough). */
 void machine_measure(machine_limits *out, int threads, bool thorough);
 /* Direct sequential reads of a file (or of the largest file in a folder). */

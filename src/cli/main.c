@@ -17,13 +17,20 @@ const cli_command cli_commands[] = {
 };
 
 static int help(FILE *f) {
-    fprintf(f, "coterie %s: run, measure and convert Mixture-of-Experts language models\n\nusage: coterie COMMAND [options]\n\n", cot_version());
+    fprintf(
+        f,
+        "coterie %s: run, measure and convert Mixture-of-Experts language models\n\nusage: coterie COMMAND [options]\n\n",
+        cot_version());
     for (const cli_command *c = cli_commands; c->name; c++) fprintf(f, "  %-11s %s\n", c->name, c->summary);
-    fprintf(f, "\nMODEL is a GGUF file, the first of a split, or a Hugging Face folder.\n\"coterie COMMAND --help\" lists a command's options.\n");
+    fprintf(
+        f,
+        "\nMODEL is a GGUF file, the first of a split, or a Hugging Face folder.\n\"coterie COMMAND --help\" lists a command's options.\n");
     return f == stdout ? EXIT_OK : EXIT_USAGE;
 }
 
-static void log_line(void *user, cot_log_level level, const char *line) { fprintf(stderr, "%s%s\n", level >= COT_LOG_WARN ? "warning: " : "", line); }
+static void log_line(void *user, cot_log_level level, const char *line) {
+    fprintf(stderr, "%s%s\n", level >= COT_LOG_WARN ? "warning: " : "", line);
+}
 
 int main(int argc, char **argv) {
     if (argc < 2) return help(stderr);
@@ -31,9 +38,11 @@ int main(int argc, char **argv) {
         printf("coterie %s\n", cot_version());
         return EXIT_OK;
     }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) return help(stdout);
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)
+        return help(stdout);
     bool quiet = false, verbose = false;
-    for (int i = 2; i < argc; i++) quiet |= strcmp(argv[i], "--quiet") == 0, verbose |= strcmp(argv[i], "--verbose") == 0;
+    for (int i = 2; i < argc; i++)
+        quiet |= strcmp(argv[i], "--quiet") == 0, verbose |= strcmp(argv[i], "--verbose") == 0;
     if (!quiet) cot_log_set(log_line, NULL, verbose ? COT_LOG_DEBUG : COT_LOG_WARN);
     for (const cli_command *c = cli_commands; c->name; c++)
         if (strcmp(c->name, argv[1]) == 0) return c->run(argc - 1, argv + 1);

@@ -1,4 +1,5 @@
-/* Owns: the command line: one table per command feeds parsing and help. Unknown names are errors with a suggestion. */
+/* Owns: the command line: one table per command feeds parsing and help. Unknown names are errors with a
+ * suggestion. */
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -30,18 +31,21 @@ static int unknown(const char *command, const char *name, const cli_option *all,
     const char *best = NULL;
     size_t least = 3;
     for (int i = 0; i < n; i++)
-        if (all[i].name && distance(name, all[i].name) < least) least = distance(name, all[i].name), best = all[i].name;
+        if (all[i].name && distance(name, all[i].name) < least)
+            least = distance(name, all[i].name), best = all[i].name;
     if (best) return cli_usage("%s: --%s is unknown; is --%s meant?", command, name, best);
     return cli_usage("%s: --%s is unknown; \"coterie %s --help\" lists the options", command, name, command);
 }
 
 static int help(const char *command, const cli_option *all, int n) {
     for (const cli_command *c = cli_commands; c->name; c++)
-        if (strcmp(c->name, command) == 0) printf("usage: coterie %s %s\n\n%s\n\n", command, c->usage, c->summary);
+        if (strcmp(c->name, command) == 0)
+            printf("usage: coterie %s %s\n\n%s\n\n", command, c->usage, c->summary);
     for (int i = 0; i < n; i++) {
         char left[64];
         const char *value = all[i].value ? all[i].value : "";
-        if (all[i].letter && all[i].name) snprintf(left, sizeof left, "-%c, --%s %s", all[i].letter, all[i].name, value);
+        if (all[i].letter && all[i].name)
+            snprintf(left, sizeof left, "-%c, --%s %s", all[i].letter, all[i].name, value);
         else if (all[i].letter) snprintf(left, sizeof left, "-%c %s", all[i].letter, value);
         else snprintf(left, sizeof left, "    --%s %s", all[i].name, value);
         printf("  %-28s %s\n", left, all[i].help);
@@ -83,7 +87,8 @@ static const char *store(const cli_option *o, const char *text) {
     }
     case CLI_ACT:
         if (strcasecmp(text, "auto") != 0 && strcasecmp(text, "f32") != 0) return "auto or f32";
-        *(cot_activation *)o->to = text[0] == 'f' || text[0] == 'F' ? COT_ACTIVATION_F32 : COT_ACTIVATION_AUTO;
+        *(cot_activation *)o->to =
+            text[0] == 'f' || text[0] == 'F' ? COT_ACTIVATION_F32 : COT_ACTIVATION_AUTO;
         return NULL;
     case CLI_LIST: {
         cli_list *l = o->to;
@@ -95,7 +100,8 @@ static const char *store(const cli_option *o, const char *text) {
     return "known";
 }
 
-int cli_parse(const char *command, int argc, char **argv, const cli_option *options, cli_common *c, const char **words, int *n_words) {
+int cli_parse(const char *command, int argc, char **argv, const cli_option *options, cli_common *c,
+              const char **words, int *n_words) {
     const cli_option shared[] = {
         {"model", 'm', "MODEL", "GGUF file, first of a split, or Hugging Face folder", CLI_TEXT, &c->model},
         {"arch", 0, "FILE", "architecture description (JSON) of your own", CLI_TEXT, &c->arch},
@@ -126,7 +132,9 @@ int cli_parse(const char *command, int argc, char **argv, const cli_option *opti
         const char *equals = a[1] == '-' ? strchr(a, '=') : NULL;
         size_t len = equals ? (size_t)(equals - a - 2) : strlen(a) - 1 - (a[1] == '-');
         for (int k = 0; k < n && !o; k++) {
-            if (a[1] == '-' && all[k].name && strlen(all[k].name) == len && strncmp(a + 2, all[k].name, len) == 0) o = &all[k];
+            if (a[1] == '-' && all[k].name && strlen(all[k].name) == len &&
+                strncmp(a + 2, all[k].name, len) == 0)
+                o = &all[k];
             if (a[1] != '-' && all[k].letter == a[1] && !a[2]) o = &all[k];
         }
         if (!o) return unknown(command, a[1] == '-' ? a + 2 : a + 1, all, n);
