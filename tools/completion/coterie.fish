@@ -18,12 +18,13 @@ complete -c coterie -n "__fish_seen_subcommand_from $commands" -l quiet -d 'no p
 complete -c coterie -n "__fish_seen_subcommand_from $commands" -l verbose -d 'say more'
 complete -c coterie -n "__fish_seen_subcommand_from $commands" -l json -d 'one JSON object on stdout'
 complete -c coterie -n "__fish_seen_subcommand_from $commands" -l help -d 'show help'
-for o in temp top-k top-p min-p typical repeat-penalty frequency-penalty presence-penalty seed stop beams
+for o in temp top-k top-p min-p typical repeat-penalty frequency-penalty presence-penalty logit-bias seed stop beams groups diversity
     complete -c coterie -n '__fish_seen_subcommand_from run chat' -l $o -x
 end
 complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l ctx -x -d 'context length'
 complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l kv -x -a 'f16 f32 q8_0' -d 'type of the cache'
 complete -c coterie -n '__fish_seen_subcommand_from run chat eval' -l act -x -a 'auto f32' -d 'activations'
+complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l experts -x -d 'experts per token'
 complete -c coterie -n '__fish_seen_subcommand_from run' -l chat -d 'use the chat template'
 complete -c coterie -n '__fish_seen_subcommand_from run tokenize' -s p -x -d 'text'
 complete -c coterie -n '__fish_seen_subcommand_from run tokenize eval' -s f -r -F -d 'text from a file'
@@ -38,6 +39,7 @@ complete -c coterie -n '__fish_seen_subcommand_from bench' -s n -x -d 'generated
 complete -c coterie -n '__fish_seen_subcommand_from bench' -s r -x -d 'repetitions'
 complete -c coterie -n '__fish_seen_subcommand_from bench' -l batch -x -d 'sequences'
 complete -c coterie -n '__fish_seen_subcommand_from bench' -l depth -x -d 'tokens in the cache'
+complete -c coterie -n '__fish_seen_subcommand_from bench' -l seed -x -d 'seed of the token ids'
 complete -c coterie -n '__fish_seen_subcommand_from bench' -l machine -d 'measure the machine'
 complete -c coterie -n '__fish_seen_subcommand_from convert' -l type -x -a 'f32 f16 bf16 q8_0 q4_0 q5_0 q4_k q5_k q6_k mxfp4' -d 'number format'
 complete -c coterie -n '__fish_seen_subcommand_from convert' -l split-experts -x -d 'experts per block'
