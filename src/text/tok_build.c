@@ -6,7 +6,8 @@
 #include "base/error.h"
 #include "text/tok_internal.h"
 
-#define BLOCK (64u << 10)
+#define BLOCK  (64u << 10)
+#define GROWTH 16 /* bytes that a decoder may make of one byte of a token */
 
 /* ---- GPT-2's printable bytes ---- */
 
@@ -119,19 +120,24 @@ static int fallback_byte(const char *s, size_t n) {
     return v;
 }
 
-static cot_status replace(cot__buf *b, const cot__vocab_str *from, const cot__vocab_str *to, cot_error *err) {
-    cot__buf out = {.max = 1u << 24};
+static cot_status replace(const cot__tokenizer *t, cot__buf *b, const cot__vocab_str *from,
+                          const cot__vocab_str *to, cot_error *err) {
+    cot__buf out = {.max = b->max};
     size_t done = 0;
     if (!from->len || !b->len || !memmem(b->data, b->len, from->s, from->len)) return COT_OK;
-    bool ok = true;
+    bool ok = true, room = true;
     for (const char *hit; ok && (hit = memmem(b->data + done, b->len - done, from->s, from->len));) {
-        ok = cot__buf_put(&out, b->data + done, (size_t)(hit - b->data) - done) &&
-             cot__buf_put(&out, to->s, to->len);
+        size_t before = (size_t)(hit - b->data) - done;
+        ok = room = before + to->len + b->len <= out.max - out.len;
+        ok = ok && cot__buf_put(&out, b->data + done, before) && cot__buf_put(&out, to->s, to->len);
         done = (size_t)(hit - b->data) + from->len;
     }
     ok = ok && cot__buf_put(&out, b->data + done, b->len - done);
     cot__buf_free(b);
     *b = out;
+    if (!room)
+        return cot__fail(err, COT_LIMIT, t->file, "decoder", "makes a token more than %d times as long",
+                         GROWTH);
     return ok ? COT_OK : cot__fail_memory(err, out.len);
 }
 
@@ -153,8 +159,10 @@ static cot_status piece_of(cot__tokenizer *t, cot__tok_entry *e, cot__buf *b, bo
         return COT_OK;
     }
     if (!t->n_decode) return COT_OK;
+    b->max = GROWTH * (size_t)e->text_len + 64;
     if (!cot__buf_put(b, e->text, e->text_len)) return cot__fail_memory(err, e->text_len);
-    for (size_t i = 0; i < t->n_decode; i++) COT_TRY(replace(b, &t->decode_from[i], &t->decode_to[i], err));
+    for (size_t i = 0; i < t->n_decode; i++)
+        COT_TRY(replace(t, b, &t->decode_from[i], &t->decode_to[i], err));
     *as_text = b->len == e->text_len && memcmp(b->data, e->text, b->len) == 0;
     return COT_OK;
 }

@@ -68,7 +68,7 @@ static bool lookup(const cot__tok_charsmap *m, const char *s, size_t n, bool sho
 }
 
 static cot_status put(cot__buf *out, const char *s, size_t n, cot_error *err) {
-    return cot__buf_put(out, s, n) ? COT_OK : cot__fail_memory(err, out->len + n);
+    return cot__tok_norm_put(out, s, n, err);
 }
 
 static size_t text_length(const cot__tok_charsmap *m, const char *text) {

@@ -248,6 +248,8 @@ cot_status cot__tok_emit(cot__tok_run *run, int32_t id);
 void *cot__tok_work(cot__tok_run *run, size_t n);
 /* Starts the cache of pieces; without memory for it the run goes on without. */
 void cot__tok_cache_start(cot__tok_run *run);
+/* Appends to normalised text, as long as it keeps within bounds. */
+cot_status cot__tok_norm_put(cot__buf *out, const char *s, size_t n, cot_error *err);
 cot_status cot__tok_normalize(cot__tok_run *run, const char **text, size_t *n);
 cot_status cot__tok_split_text(cot__tok_run *run, const char *text, size_t n);
 cot_status cot__tok_model_encode(cot__tok_run *run, const char *text, size_t n);

@@ -6,8 +6,17 @@
 #include "base/error.h"
 #include "text/tok_internal.h"
 
+/* A step that replaces a little by much makes of a short text a huge one; no model's steps do. */
+#define GROWTH 64
+
+cot_status cot__tok_norm_put(cot__buf *out, const char *s, size_t n, cot_error *err) {
+    if (cot__buf_put(out, s, n)) return COT_OK;
+    if (out->len + n <= out->max) return cot__fail_memory(err, out->len + n);
+    return cot__fail(err, COT_LIMIT, NULL, "normalizer", "makes text more than %d times as long", GROWTH);
+}
+
 static cot_status put(cot__buf *out, const char *s, size_t n, cot_error *err) {
-    return cot__buf_put(out, s, n) ? COT_OK : cot__fail_memory(err, out->len + n);
+    return cot__tok_norm_put(out, s, n, err);
 }
 
 /* ---- Unicode forms ---- */
@@ -192,17 +201,15 @@ static cot_status apply(cot__tok_run *run, size_t k, const char **text, size_t *
 
 /* Steps write to two buffers in turn, so that a step never reads what it writes. */
 cot_status cot__tok_normalize(cot__tok_run *run, const char **text, size_t *n) {
-    size_t side = 0;
+    size_t side = 0, max = *n * GROWTH + COT__TOK_LEN_MAX;
+    if (max > COT__TOK_TEXT_MAX) max = COT__TOK_TEXT_MAX;
     for (size_t k = 0; k < run->t->n_norm; k++) {
         cot__buf *out = &run->norm[side];
         bool same;
         out->len = 0;
-        out->max = SIZE_MAX / 2;
+        out->max = max;
         COT_TRY(apply(run, k, text, n, out, &same));
         if (same) continue;
-        if (out->len > COT__TOK_TEXT_MAX)
-            return cot__fail(run->err, COT_LIMIT, NULL, NULL, "normalised text is longer than %u bytes",
-                             COT__TOK_TEXT_MAX);
         *text = out->data ? out->data : "";
         *n = out->len;
         side ^= 1;

@@ -1,5 +1,9 @@
 /* Owns: compiling and matching with PCRE2 (JIT where the machine allows it), with limits on steps and memory.
- * Refuses: invalid UTF-8; callers cut it out first, so that PCRE2 need not check again at every match. */
+ * Refuses: invalid UTF-8; callers cut it out first, so that PCRE2 need not check again at every match.
+ *
+ * Expressions come from files and text comes from strangers, so that the cost of a whole encode call is
+ * bounded: every place where a match may begin has FREE_STEPS; what needs more is tried place by place with
+ * growing limits, and these count against the budget of the call. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "text/tok_regex.h"
 
@@ -12,6 +16,9 @@
 #define JIT_STACK_MAX (64u << 20)
 #define HEAP_LIMIT_KB (256u << 10) /* of the interpreter, where there is no JIT */
 #define LENGTH_MAX    (64u << 10)  /* bytes of an expression */
+#define FREE_STEPS    2000u
+#define BUDGET        (64u << 20) /* steps beyond the free ones of one encode call */
+#define BUDGET_BYTE   64          /* and per byte of its text */
 
 struct cot__tok_regex {
     pcre2_code *code;
@@ -86,11 +93,14 @@ static cot_status prepare(cot__tok_matcher *m, unsigned level, cot_error *err) {
     return m->context && m->data[level] ? COT_OK : cot__fail_memory(err, 0);
 }
 
-static int match(const cot__tok_regex *re, cot__tok_matcher *m, unsigned level, const char *text, size_t n,
-                 size_t at) {
-    uint64_t limit = 10000000 + 16 * (uint64_t)n;
-    pcre2_set_match_limit(m->context, limit > UINT32_MAX ? UINT32_MAX : (uint32_t)limit);
+void cot__tok_matcher_budget(cot__tok_matcher *m, size_t n) {
+    m->budget = BUDGET + BUDGET_BYTE * (uint64_t)n;
+}
+
+static int match_fast(const cot__tok_regex *re, cot__tok_matcher *m, unsigned level, const char *text,
+                      size_t n, size_t at) {
     PCRE2_SPTR p = (PCRE2_SPTR)text;
+    pcre2_set_match_limit(m->context, FREE_STEPS);
     if (!re->jit) return pcre2_match(re->code, p, n, at, PCRE2_NO_UTF_CHECK, m->data[level], m->context);
     int rc = pcre2_jit_match(re->code, p, n, at, PCRE2_NO_UTF_CHECK, m->data[level], m->context);
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT && !m->stack) {
@@ -101,6 +111,32 @@ static int match(const cot__tok_regex *re, cot__tok_matcher *m, unsigned level, 
         rc = pcre2_jit_match(re->code, p, n, at, PCRE2_NO_UTF_CHECK, m->data[level], m->context);
     }
     return rc;
+}
+
+/* From one place after the other; the limit of PCRE2 is per place, and only here is it known which place
+ * spends how much. */
+static int match_paid(const cot__tok_regex *re, cot__tok_matcher *m, unsigned level, const char *text,
+                      size_t n, size_t at) {
+    if (!m->budget) cot__tok_matcher_budget(m, n);
+    for (;;) {
+        int rc = PCRE2_ERROR_MATCHLIMIT;
+        for (uint64_t limit = FREE_STEPS; rc == PCRE2_ERROR_MATCHLIMIT; limit *= 8) {
+            if (limit > FREE_STEPS) m->spent += limit;
+            if (m->spent > m->budget) return rc;
+            pcre2_set_match_limit(m->context, limit > UINT32_MAX ? UINT32_MAX : (uint32_t)limit);
+            rc = pcre2_match(re->code, (PCRE2_SPTR)text, n, at, PCRE2_NO_UTF_CHECK | PCRE2_ANCHORED,
+                             m->data[level], m->context);
+        }
+        if (rc != PCRE2_ERROR_NOMATCH || at >= n) return rc;
+        do at++;
+        while (at < n && ((unsigned char)text[at] & 0xc0) == 0x80);
+    }
+}
+
+static int match(const cot__tok_regex *re, cot__tok_matcher *m, unsigned level, const char *text, size_t n,
+                 size_t at) {
+    int rc = match_fast(re, m, level, text, n, at);
+    return rc == PCRE2_ERROR_MATCHLIMIT ? match_paid(re, m, level, text, n, at) : rc;
 }
 
 cot_status cot__tok_regex_next(const cot__tok_regex *re, cot__tok_matcher *m, unsigned level,

@@ -21,7 +21,10 @@ void cot__tok_regex_free(cot__tok_regex **re);
 typedef struct cot__tok_matcher {
     void *context, *stack;
     void *data[18];
+    uint64_t spent, budget; /* steps; budget 0: by the length of the first text that needs it */
 } cot__tok_matcher;
+/* Bounds the steps of all matching from here on, for n bytes of text. */
+void cot__tok_matcher_budget(cot__tok_matcher *m, size_t n);
 void cot__tok_matcher_clear(cot__tok_matcher *m);
 
 /* Where a walk over all matches of one text stands. Zero-initialise. */

@@ -131,6 +131,7 @@ cot_status cot__tokenizer_encode(const cot__tokenizer *t, const char *text, size
         return cot__fail(err, COT_LIMIT, t->file, "text", "%zu bytes, at most %u are encoded at once", n,
                          COT__TOK_TEXT_MAX);
     cot__tok_run run = {.t = t, .err = err};
+    cot__tok_matcher_budget(&run.match, n);
     if (n >= 4096) cot__tok_cache_start(&run);
     cot_status s = encode(&run, text, n, add_special, parse_special);
     if (s == COT_OK && !run.ids && !(run.ids = cot__alloc(sizeof *run.ids)))
