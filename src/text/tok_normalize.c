@@ -30,15 +30,43 @@ static bool form_is_identity(cot__tok_norm_kind kind, const char *s, size_t n) {
     return true;
 }
 
+/* The tokenizers library, by which models were trained, normalises by Unicode 9: what came later has neither
+ * decomposition nor combining class there. These ranges hold every later character that has one (the rest of
+ * what they hold came later, too). */
+static bool is_newer(int32_t c) {
+    static const struct {
+        int32_t first, last;
+    } ranges[] = {
+        {0x7fd, 0x7fd},     {0x897, 0x89f},     {0x8ca, 0x8d3},     {0x9fe, 0x9fe},     {0xc3c, 0xc3c},
+        {0xd3b, 0xd3c},     {0xeba, 0xeba},     {0xece, 0xece},     {0x1715, 0x1715},   {0x1abf, 0x1aea},
+        {0x1df6, 0x1dfa},   {0x32ff, 0x32ff},   {0xa7f1, 0xa7f4},   {0xa82c, 0xa82c},   {0xab69, 0xab69},
+        {0x105c9, 0x105e4}, {0x10781, 0x107ba}, {0x10d24, 0x10d6d}, {0x10eab, 0x10f85}, {0x11070, 0x11070},
+        {0x1133b, 0x1133b}, {0x11382, 0x113e2}, {0x1145e, 0x1145e}, {0x11839, 0x1183a}, {0x11930, 0x11a99},
+        {0x11d42, 0x11f42}, {0x16121, 0x1612f}, {0x16d63, 0x16d6a}, {0x16ff0, 0x16ff1}, {0x1ccd6, 0x1ccf9},
+        {0x1e030, 0x1e5ef}, {0x1f16c, 0x1f16c}, {0x1fbf0, 0x1fbf9}};
+    size_t lo = 0, hi = sizeof ranges / sizeof *ranges;
+    if (c < ranges[0].first) return false;
+    while (hi - lo > 1) {
+        size_t mid = (lo + hi) / 2;
+        if (ranges[mid].first <= c) lo = mid;
+        else hi = mid;
+    }
+    return c <= ranges[lo].last;
+}
+
+static unsigned combining_class(int32_t c) {
+    return is_newer(c) ? 0 : (unsigned)utf8proc_get_property(c)->combining_class & 255;
+}
+
 /* Canonical order of the marks between two starters. Counting by class keeps it linear where hostile text
  * piles up marks without end. */
 static bool order_marks(int32_t *c, size_t n) {
     if (n < 64) {
         for (size_t i = 1; i < n; i++) {
             int32_t x = c[i];
-            int k = utf8proc_get_property(x)->combining_class;
+            unsigned k = combining_class(x);
             size_t j = i;
-            for (; j > 0 && utf8proc_get_property(c[j - 1])->combining_class > k; j--) c[j] = c[j - 1];
+            for (; j > 0 && combining_class(c[j - 1]) > k; j--) c[j] = c[j - 1];
             c[j] = x;
         }
         return true;
@@ -47,25 +75,42 @@ static bool order_marks(int32_t *c, size_t n) {
     if (!copy) return false;
     memcpy(copy, c, n * sizeof *c);
     size_t from[257] = {0};
-    for (size_t i = 0; i < n; i++) from[(utf8proc_get_property(copy[i])->combining_class & 255) + 1]++;
+    for (size_t i = 0; i < n; i++) from[combining_class(copy[i]) + 1]++;
     for (size_t k = 1; k < 257; k++) from[k] += from[k - 1];
-    for (size_t i = 0; i < n; i++) c[from[utf8proc_get_property(copy[i])->combining_class & 255]++] = copy[i];
+    for (size_t i = 0; i < n; i++) c[from[combining_class(copy[i])]++] = copy[i];
     cot__free(copy);
     return true;
 }
 
 static bool order(int32_t *c, size_t n) {
     for (size_t i = 0; i < n;) {
-        if (!utf8proc_get_property(c[i])->combining_class) {
+        if (!combining_class(c[i])) {
             i++;
             continue;
         }
         size_t end = i;
-        while (end < n && utf8proc_get_property(c[end])->combining_class) end++;
+        while (end < n && combining_class(c[end])) end++;
         if (!order_marks(c + i, end - i)) return false;
         i = end;
     }
     return true;
+}
+
+/* Composes what stands between newer characters, which take no part in it. */
+static size_t compose_all(int32_t *c, size_t n, utf8proc_option_t options) {
+    size_t out = 0;
+    for (size_t i = 0; i < n;) {
+        size_t end = i;
+        while (end < n && !is_newer(c[end])) end++;
+        utf8proc_ssize_t got =
+            end > i ? utf8proc_normalize_utf32(c + i, (utf8proc_ssize_t)(end - i), options) : 0;
+        size_t k = got < 0 ? end - i : (size_t)got;
+        memmove(c + out, c + i, k * sizeof *c);
+        out += k;
+        if (end < n) c[out++] = c[end++];
+        i = end;
+    }
+    return out;
 }
 
 static cot_status unicode_form(cot__tok_norm_kind kind, const char *s, size_t n, cot__buf *out,
@@ -87,16 +132,15 @@ static cot_status unicode_form(cot__tok_norm_kind kind, const char *s, size_t n,
             c = more;
             cap *= 2;
         }
-        utf8proc_ssize_t got =
-            utf8proc_decompose_char((utf8proc_int32_t)x, c + k, (utf8proc_ssize_t)(cap - k), split, NULL);
+        utf8proc_ssize_t got = -1;
+        if (!is_newer((int32_t)x))
+            got =
+                utf8proc_decompose_char((utf8proc_int32_t)x, c + k, (utf8proc_ssize_t)(cap - k), split, NULL);
         if (got < 0 || (size_t)got > cap - k) c[k] = (int32_t)x, got = 1;
         k += (size_t)got;
     }
     if (!order(c, k)) goto memory;
-    if (compose) {
-        utf8proc_ssize_t got = utf8proc_normalize_utf32(c, (utf8proc_ssize_t)k, options);
-        if (got >= 0) k = (size_t)got;
-    }
+    if (compose) k = compose_all(c, k, options);
     for (size_t i = 0; i < k && status == COT_OK; i++) {
         char b[4];
         status = put(out, b, cot__utf8_put((uint32_t)c[i], b), err);
