@@ -2,6 +2,8 @@
 #include "base/json.h"
 
 #include <pthread.h>
+#include <setjmp.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -9,17 +11,75 @@
 #include "base/file.h"
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static void use_our_memory(void) { json_set_alloc_funcs(cot__alloc, cot__free); }
+
+/* Jansson's lexer reads and frees what is not there when its buffer cannot grow (2.14). So a parse never sees
+ * an allocation fail: it is left by longjmp, and what it had allocated is freed from a list. The links of
+ * blocks that outlive their parse are dead. */
+typedef struct block {
+    struct block *prev, *next;
+} block;
+_Static_assert(sizeof(block) % _Alignof(max_align_t) == 0, "blocks keep their alignment");
+typedef struct parse {
+    jmp_buf out_of_memory;
+    block all; /* a ring */
+} parse;
+static _Thread_local parse *running;
+
+static void *take(size_t n) {
+    size_t bytes;
+    block *b = cot__add_overflow(n, sizeof *b, &bytes) ? NULL : cot__alloc(bytes);
+    if (!b && running) longjmp(running->out_of_memory, 1);
+    if (!b) return NULL;
+    if (running) {
+        b->prev = &running->all;
+        b->next = running->all.next;
+        b->next->prev = running->all.next = b;
+    }
+    return b + 1;
+}
+
+static void give(void *p) {
+    if (!p) return;
+    block *b = (block *)p - 1;
+    if (running) {
+        b->prev->next = b->next;
+        b->next->prev = b->prev;
+    }
+    cot__free(b);
+}
+
+static void use_our_memory(void) { json_set_alloc_funcs(take, give); }
+
+/* NULL with *memory: out of memory. */
+static json_t *load(const char *text, size_t n, size_t flags, json_error_t *e, bool *memory) {
+    parse p;
+    p.all.prev = p.all.next = &p.all;
+    running = &p;
+    if (setjmp(p.out_of_memory) == 0) {
+        json_t *root = json_loadb(text, n, flags, e);
+        running = NULL;
+        *memory = false;
+        return root;
+    }
+    running = NULL;
+    for (block *b = p.all.next, *next; b != &p.all; b = next) {
+        next = b->next;
+        cot__free(b);
+    }
+    *memory = true;
+    return NULL;
+}
 
 cot_status cot__json_parse(json_t **out, const char *file, const char *text, size_t n, cot_error *err) {
     pthread_once(&once, use_our_memory);
+    const size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY;
     json_error_t e;
-    json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &e);
-    if (!root && json_error_code(&e) == json_error_numeric_overflow)
-        root = json_loadb(
-            text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY | JSON_DECODE_INT_AS_REAL, &e);
+    bool memory;
+    json_t *root = load(text, n, flags, &e, &memory);
+    if (!root && !memory && json_error_code(&e) == json_error_numeric_overflow)
+        root = load(text, n, flags | JSON_DECODE_INT_AS_REAL, &e, &memory);
     if (!root) {
-        if (json_error_code(&e) == json_error_out_of_memory)
+        if (memory || json_error_code(&e) == json_error_out_of_memory)
             return cot__fail(err, COT_NO_MEMORY, file, NULL, "out of memory while reading JSON");
         return cot__fail(err, COT_FORMAT, file, NULL, "not valid JSON: line %d: %s", e.line, e.text);
     }

@@ -54,7 +54,7 @@ static bool join(const cot__tokenizer *t, const char *text, const symbol *a, con
     uint64_t found;
     if (len > t->longest || !cot__map_get(t->by_model, text + a->start, len, &found)) return false;
     *id = (int32_t)found;
-    *key = score_key(t->entry[found].score);
+    *key = score_key((float)t->entry[found].score);
     return true;
 }
 

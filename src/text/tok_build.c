@@ -85,7 +85,7 @@ char *cot__tok_copy(cot__tokenizer *t, const char *s, size_t n, cot_error *err) 
     return p;
 }
 
-cot_status cot__tok_set(cot__tokenizer *t, size_t id, const char *text, size_t len, int type, float score,
+cot_status cot__tok_set(cot__tokenizer *t, size_t id, const char *text, size_t len, int type, double score,
                         bool in_model, cot_error *err) {
     if (id >= t->n_tokens)
         return cot__fail(err, COT_FORMAT, t->file, "tokens", "id %zu is beyond the %zu tokens", id,
@@ -288,7 +288,7 @@ cot_status cot__tok_unigram_build(cot__tokenizer *t, cot_error *err) {
         const cot__tok_entry *e = &t->entry[i];
         uint64_t id;
         if (!e->in_model || e->type == COT__TOK_BYTE) continue;
-        if (!(e->score > -1e30f && e->score < 1e30f))
+        if (!(e->score > -1e30 && e->score < 1e30))
             return cot__fail(err, COT_FORMAT, t->file, "scores", "score of token %zu is not a finite number",
                              i);
         if (!any || e->score < t->min_score) t->min_score = e->score;

@@ -152,7 +152,7 @@ static cot_status make_tokens(cot__tokenizer *t, cot_error *err) {
     for (size_t i = 0; i < t->n_tokens; i++) {
         const cot__tok_entry *e = &t->entry[i];
         t->export_types[i] = e->text ? e->type : COT__TOK_UNUSED;
-        t->export_scores[i] = e->score;
+        t->export_scores[i] = (float)e->score;
         if (e->text) t->export_tokens[i] = (cot__vocab_str){e->text, e->text_len};
     }
     return COT_OK;

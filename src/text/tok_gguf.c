@@ -120,7 +120,7 @@ static cot_status add_merges(cot__tokenizer *t, const cot__vocab *v, cot_error *
     if (!v->n_merges && t->pre && strcmp(t->pre->names, "kimi-k2") == 0) {
         /* Ids are ranks, as tiktoken has it: what joins to a token of low id joins first. */
         t->model = COT__MODEL_SCORES;
-        for (size_t i = 0; i < t->n_tokens; i++) t->entry[i].score = -(float)i;
+        for (size_t i = 0; i < t->n_tokens; i++) t->entry[i].score = -(double)i;
         return COT_OK;
     }
     if (!v->n_merges || !v->merges)

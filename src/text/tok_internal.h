@@ -30,7 +30,7 @@ typedef struct cot__tok_entry {
     const char *text;  /* as the vocabulary spells it; NULL: nothing has this id */
     const char *piece; /* the bytes it stands for */
     uint32_t text_len, piece_len;
-    float score;
+    double score;
     uint8_t type;
     bool in_model; /* the model may choose it; others are only found as added tokens */
 } cot__tok_entry;
@@ -184,7 +184,7 @@ struct cot__tokenizer {
     size_t pair_mask, n_pairs;
     uint64_t pair_seed;
     cot__tok_trie *trie; /* UNIGRAM */
-    float min_score;
+    double min_score;
     size_t longest;  /* bytes of the longest token of the model */
     bool has_unused; /* SCORES: some tokens only help merging and are split again */
 
@@ -264,7 +264,7 @@ cot_status cot__tok_new(cot__tokenizer **out, const char *file, size_t n_tokens,
 /* A copy that lives as long as the tokenizer, terminated. */
 char *cot__tok_copy(cot__tokenizer *t, const char *s, size_t n, cot_error *err);
 /* Sets a token's spelling, which is copied. */
-cot_status cot__tok_set(cot__tokenizer *t, size_t id, const char *text, size_t len, int type, float score,
+cot_status cot__tok_set(cot__tokenizer *t, size_t id, const char *text, size_t len, int type, double score,
                         bool in_model, cot_error *err);
 /* After all tokens and decoders, before merges: pieces, maps, byte_id, longest. */
 cot_status cot__tok_index(cot__tokenizer *t, cot_error *err);

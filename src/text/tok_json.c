@@ -1,5 +1,8 @@
 /* Owns: tokenizers from Hugging Face's tokenizer.json with tokenizer_config.json and special_tokens_map.json.
  * `truncation` and `padding` of the file are not applied: they belong to training. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -89,6 +92,31 @@ static bool is_byte_token(const cot__tokenizer *t, const char *s, size_t n) {
     return t->byte_fallback && n == 6 && memcmp(s, "<0x", 3) == 0 && s[5] == '>';
 }
 
+/* A score as the tokenizers library has it: its JSON reader makes a number of the digits as an integer and a
+ * power of ten, rounding twice. Segmentations of equal sums, such as runs of hyphens, are decided by that.
+ * The digits are those of the shortest spelling, which is what files are written with. */
+static double reread(double v) {
+    char b[40];
+    for (int digits = 15; digits <= 17; digits++) {
+        snprintf(b, sizeof b, "%.*e", digits - 1, fabs(v));
+        if (strtod(b, NULL) == fabs(v)) break;
+    }
+    uint64_t whole = 0;
+    int behind = -1;
+    const char *p = b;
+    for (; *p && *p != 'e'; p++) {
+        if (*p < '0' || *p > '9') continue; /* the point, whatever the locale has for it */
+        whole = whole * 10 + (uint64_t)(*p - '0');
+        behind++;
+    }
+    for (; whole && whole % 10 == 0; whole /= 10) behind--;
+    int power = *p ? (int)strtol(p + 1, NULL, 10) - behind : 0;
+    char ten[16];
+    snprintf(ten, sizeof ten, "1e%d", abs(power));
+    double scale = strtod(ten, NULL), r = power < 0 ? (double)whole / scale : (double)whole * scale;
+    return v < 0 ? -r : r;
+}
+
 static cot_status add_vocab(cot__tokenizer *t, const source *s, cot_error *err) {
     if (!s->unigram) {
         for (void *it = json_object_iter((json_t *)s->vocab); it;
@@ -110,7 +138,7 @@ static cot_status add_vocab(cot__tokenizer *t, const source *s, cot_error *err) 
                              id);
         bool byte = is_byte_token(t, json_string_value(text), json_string_length(text));
         COT_TRY(cot__tok_set(t, id, json_string_value(text), json_string_length(text),
-                             byte ? COT__TOK_BYTE : COT__TOK_NORMAL, (float)json_number_value(score), !byte,
+                             byte ? COT__TOK_BYTE : COT__TOK_NORMAL, reread(json_number_value(score)), !byte,
                              err));
     }
     int64_t unk = -1;

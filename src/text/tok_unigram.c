@@ -19,7 +19,7 @@ static void reach(node *to, double score, size_t start, int32_t id) {
 
 static void forward(const cot__tokenizer *t, const char *text, size_t n, node *best) {
     for (size_t i = 0; i <= n; i++) best[i] = (node){0, UINT32_MAX, -1};
-    double unknown = (double)t->min_score - UNKNOWN_PENALTY;
+    double unknown = t->min_score - UNKNOWN_PENALTY;
     for (size_t i = 0, len; i < n; i += len) {
         double here = best[i].score;
         bool single = false;
@@ -30,7 +30,7 @@ static void forward(const cot__tokenizer *t, const char *text, size_t n, node *b
             if (at == UINT32_MAX) break;
             int32_t id = cot__tok_trie_value(t->trie, at);
             if (id < 0) continue;
-            reach(&best[k + 1], here + (double)t->entry[id].score, i, id);
+            reach(&best[k + 1], here + t->entry[id].score, i, id);
             single |= k + 1 - i == len;
         }
         if (!single) reach(&best[i + len], here + unknown, i, -1);

@@ -246,7 +246,7 @@ def score_vocab(name, style, text, score, kind, extra=()):
 
 
 def train_scores(name, style, corpus, size, extra=(), **options):
-    sp, text, score, kind, _ = sentencepiece(corpus, size, model_type="bpe", byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, split_digits=True,
+    sp, text, score, kind, _ = sentencepiece(corpus, max(size, 2000), model_type="bpe", byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, split_digits=True,
                                              character_coverage=0.999 if size > 8000 else 0.98, allow_whitespace_only_pieces=True, add_dummy_prefix=style != "gemma", **options)
     v = score_vocab(name, style, text, score, kind, extra)
     v.sp = sp
@@ -255,7 +255,7 @@ def train_scores(name, style, corpus, size, extra=(), **options):
 
 def train_unigram(name, corpus, size, style):
     byte = style != "t5"
-    sp, text, score, kind, charsmap = sentencepiece(corpus, size, model_type="unigram", byte_fallback=byte, character_coverage=0.998 if size > 8000 else 0.98, normalization_rule_name="nmt_nfkc" if style == "t5" else "identity",
+    sp, text, score, kind, charsmap = sentencepiece(corpus, max(size, 2000), model_type="unigram", byte_fallback=byte, character_coverage=0.998 if size > 8000 else 0.98, normalization_rule_name="nmt_nfkc" if style == "t5" else "identity",
                                                     remove_extra_whitespaces=style == "t5")
     model = dict(type="Unigram", unk_id=0, byte_fallback=byte, vocab=[[t, s] for t, s in zip(text, score)])
     tokens = [added(i, t) for i, (t, k) in enumerate(zip(text, kind)) if k in (2, 3)]
@@ -616,13 +616,15 @@ def read_gguf(path):
         t = tk.Tokenizer(models.BPE())
         t.pre_tokenizer, t.decoder = PRES[g["pre"]], decoders.ByteLevel()
         doc = json.loads(t.to_str())
-        doc["model"]["vocab"] = {x: i for i, x in enumerate(g["tokens"]) if types[i] in (1, 5)}
+        doc["model"]["vocab"] = {x: i for i, x in enumerate(g["tokens"])}
         doc["model"]["merges"] = g["merges"]
         doc["model"]["ignore_merges"] = g["pre"] == "llama-bpe"
         doc["added_tokens"] = [added(i, x, types[i] != 4) for i, x in enumerate(g["tokens"]) if types[i] in (2, 3, 4)]
         if g["add_bos"] or (g["add_bos"] is None and g["pre"] == "llama-bpe"):
             doc["post_processor"] = template([(g["tokens"][g["bos"]], g["bos"])])
-        return name, g, Vocab(name, doc, {}, g)
+        usual = {x for x, k in zip(g["tokens"], types) if k in (1, 5)}
+        every_byte = usual.issuperset(pre_tokenizers.ByteLevel.alphabet())  # some vocabularies lack bytes that UTF-8 never has
+        return name, g, Vocab(name, doc, {}, g, lossless=every_byte)
     if g["model"] == "llama" and g["scores"]:
         usable = {t: s for t, s, k in zip(g["tokens"], g["scores"], types) if k in (1, 4)}
         prefix = g["add_space_prefix"] is not False
@@ -631,7 +633,7 @@ def read_gguf(path):
         tokens = [added(i, x, types[i] != 4) for i, x in enumerate(g["tokens"]) if types[i] in (2, 3, 4)]
         norm = {"type": "Sequence", "normalizers": ([{"type": "Prepend", "prepend": SPACE}] if prefix else []) + [replaced(" ", SPACE)]}
         decoder = {"type": "Sequence", "decoders": [replaced(SPACE, " "), {"type": "ByteFallback"}, {"type": "Fuse"}] + ([{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else [])}
-        v = Vocab(name, document(model, norm, None, template([(g["tokens"][g["bos"]], g["bos"])]) if g["add_bos"] is not False else None, decoder, tokens), {}, g)
+        v = Vocab(name, document(model, norm, None, template([(g["tokens"][g["bos"]], g["bos"])]) if g["add_bos"] is not False else None, decoder, tokens), {}, g, lossless=not (prefix and 4 in types))
         return name, g, v
     return name, g, None
 
