@@ -40,99 +40,95 @@ static void expect(const char *json, const char *config, cot_status status, cons
 #define MODEL(rest)                                                                                          \
     "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]}" rest "}"
 
+static const struct {
+    const char *json;
+    cot_status status;
+    const char *word;
+} cases[] = {
+    {MODEL(""), COT_OK, NULL},
+    {"", COT_FORMAT, "JSON"},
+    {"[]", COT_FORMAT, "model"},
+    {"7", COT_FORMAT, "model"},
+    {"{}", COT_FORMAT, "model"},
+    {"{\"model\":[]}", COT_FORMAT, "model"},
+    {"{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}", COT_UNSUPPORTED, "WordPiece"},
+    {"{\"model\":{\"type\":\"BPE\"}}", COT_FORMAT, "model.vocab"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":[],\"merges\":[]}}", COT_FORMAT, "model.vocab"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[]}}", COT_FORMAT, "tokens"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":\"0\"},\"merges\":[]}}", COT_FORMAT, "model.vocab"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}}", COT_FORMAT, "model.vocab"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":2147483648},\"merges\":[]}}", COT_FORMAT, "model.vocab"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":9000000},\"merges\":[]}}", COT_FORMAT, "9000000"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":1e30},\"merges\":[]}}", COT_FORMAT, "model.vocab"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}}", COT_FORMAT, "two tokens"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}}", COT_FORMAT, "JSON"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":{}}}", COT_FORMAT, "model.merges"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"ab\"]}}", COT_FORMAT, "model.merges"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[[\"a\"]]}}", COT_FORMAT, "model.merges"},
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[1]}}", COT_FORMAT, "model.merges"},
+    /* merges of what is no token, twice the same, and of a token with itself are legal and harmless */
+    {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"aa\":1,\"aaaa\":2},\"merges\":[\"a a\",\"a a\",\"aa aa\",\"x y\",\"aaaa a\"]}}",
+     COT_OK, NULL},
+    {"{\"model\":{\"type\":\"BPE\",\"dropout\":0.1,\"vocab\":{\"a\":0},\"merges\":[]}}", COT_UNSUPPORTED,
+     "dropout"},
+    {"{\"model\":{\"type\":\"BPE\",\"end_of_word_suffix\":\"</w>\",\"vocab\":{\"a\":0},\"merges\":[]}}",
+     COT_UNSUPPORTED, "end_of_word_suffix"},
+    {"{\"model\":{\"type\":\"BPE\",\"byte_fallback\":1,\"vocab\":{\"a\":0},\"merges\":[]}}", COT_FORMAT,
+     "byte_fallback"},
+    {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\"]]}}", COT_FORMAT, "model.vocab"},
+    {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",\"x\"]]}}", COT_FORMAT, "model.vocab"},
+    {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",-1e300]]}}", COT_FORMAT, "score"},
+    {"{\"model\":{\"type\":\"Unigram\",\"unk_id\":7,\"vocab\":[[\"a\",-1]]}}", COT_FORMAT, "unk_id"},
+    {MODEL(",\"added_tokens\":{}"), COT_FORMAT, "added_tokens"},
+    {MODEL(",\"added_tokens\":[7]"), COT_FORMAT, "added_tokens"},
+    {MODEL(",\"added_tokens\":[{\"id\":3}]"), COT_FORMAT, "added_tokens"},
+    {MODEL(",\"added_tokens\":[{\"id\":99999999999,\"content\":\"x\"}]"), COT_FORMAT, "added_tokens"},
+    {MODEL(",\"added_tokens\":[{\"id\":1,\"content\":\"x\"}]"), COT_FORMAT, "added_tokens"},
+    {MODEL(",\"added_tokens\":[{\"id\":3,\"content\":\"x\",\"special\":\"yes\"}]"), COT_FORMAT, "special"},
+    {MODEL(",\"normalizer\":7"), COT_FORMAT, "normalizer"},
+    {MODEL(",\"normalizer\":{\"type\":\"Bert\"}"), COT_UNSUPPORTED, "Bert"},
+    {MODEL(",\"normalizer\":{\"type\":\"Sequence\"}"), COT_FORMAT, "normalizers"},
+    {MODEL(",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{},\"content\":\"\"}"), COT_FORMAT,
+     "normalizer.pattern"},
+    {MODEL(",\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"/////w==\"}"), COT_FORMAT,
+     "precompiled_charsmap"},
+    {MODEL(",\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"a b\"}"), COT_FORMAT,
+     "base64"},
+    {MODEL(",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"}}"), COT_UNSUPPORTED,
+     "regular expression"},
+    {MODEL(",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[a\"}}"), COT_UNSUPPORTED,
+     "regular expression"},
+    {MODEL(",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\p{Klingon}\"}}"),
+     COT_UNSUPPORTED, "regular expression"},
+    {MODEL(",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(?R)\"}}"), COT_UNSUPPORTED,
+     "regular expression"},
+    {MODEL(
+         ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"((((a{9}){9}){99}){999}){999}\"}}"),
+     COT_UNSUPPORTED, "regular expression"},
+    {MODEL(
+         ",\"pre_tokenizer\":{\"type\":\"Split\",\"behavior\":\"Sideways\",\"pattern\":{\"String\":\"a\"}}"),
+     COT_UNSUPPORTED, "behavior"},
+    {MODEL(",\"pre_tokenizer\":{\"type\":\"Metaspace\"}"), COT_FORMAT, "replacement"},
+    {MODEL(",\"pre_tokenizer\":{\"type\":\"UnicodeScripts\"}"), COT_UNSUPPORTED, "UnicodeScripts"},
+    {MODEL(",\"decoder\":{\"type\":\"WordPiece\"}"), COT_UNSUPPORTED, "decoder"},
+    {MODEL(",\"decoder\":{\"type\":\"ByteLevel\"}"), COT_UNSUPPORTED, "decoder"},
+    {MODEL(",\"decoder\":{\"type\":\"Strip\",\"content\":\"a\",\"start\":-1}"), COT_FORMAT, "start"},
+    {MODEL(
+         ",\"decoder\":{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},\"content\":"
+         "\"0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890\"}"),
+     COT_LIMIT, "decoder"},
+    {MODEL(",\"post_processor\":{\"type\":\"TemplateProcessing\"}"), COT_FORMAT, "post_processor"},
+    {MODEL(
+         ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"x\"}}]}"),
+     COT_FORMAT, "special_tokens"},
+    {MODEL(
+         ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"x\"}}],"
+         "\"special_tokens\":{\"x\":{\"ids\":[77]}}}"),
+     COT_FORMAT, "post_processor"},
+    {MODEL(",\"post_processor\":{\"type\":\"RobertaProcessing\"}"), COT_FORMAT, "post_processor"},
+};
+
 static void test_fields(void **state) {
-    static const struct {
-        const char *json;
-        cot_status status;
-        const char *word;
-    } cases[] = {
-        {MODEL(""), COT_OK, NULL},
-        {"", COT_FORMAT, "JSON"},
-        {"[]", COT_FORMAT, "model"},
-        {"7", COT_FORMAT, "model"},
-        {"{}", COT_FORMAT, "model"},
-        {"{\"model\":[]}", COT_FORMAT, "model"},
-        {"{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}", COT_UNSUPPORTED, "WordPiece"},
-        {"{\"model\":{\"type\":\"BPE\"}}", COT_FORMAT, "model.vocab"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":[],\"merges\":[]}}", COT_FORMAT, "model.vocab"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[]}}", COT_FORMAT, "tokens"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":\"0\"},\"merges\":[]}}", COT_FORMAT, "model.vocab"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}}", COT_FORMAT, "model.vocab"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":2147483648},\"merges\":[]}}", COT_FORMAT,
-         "model.vocab"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":9000000},\"merges\":[]}}", COT_FORMAT, "9000000"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":1e30},\"merges\":[]}}", COT_FORMAT, "model.vocab"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}}", COT_FORMAT,
-         "two tokens"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}}", COT_FORMAT, "JSON"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":{}}}", COT_FORMAT, "model.merges"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"ab\"]}}", COT_FORMAT,
-         "model.merges"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[[\"a\"]]}}", COT_FORMAT,
-         "model.merges"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[1]}}", COT_FORMAT, "model.merges"},
-        /* merges of what is no token, twice the same, and of a token with itself are legal and harmless */
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"aa\":1,\"aaaa\":2},\"merges\":[\"a a\",\"a a\",\"aa aa\",\"x y\",\"aaaa a\"]}}",
-         COT_OK, NULL},
-        {"{\"model\":{\"type\":\"BPE\",\"dropout\":0.1,\"vocab\":{\"a\":0},\"merges\":[]}}", COT_UNSUPPORTED,
-         "dropout"},
-        {"{\"model\":{\"type\":\"BPE\",\"end_of_word_suffix\":\"</w>\",\"vocab\":{\"a\":0},\"merges\":[]}}",
-         COT_UNSUPPORTED, "end_of_word_suffix"},
-        {"{\"model\":{\"type\":\"BPE\",\"byte_fallback\":1,\"vocab\":{\"a\":0},\"merges\":[]}}", COT_FORMAT,
-         "byte_fallback"},
-        {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\"]]}}", COT_FORMAT, "model.vocab"},
-        {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",\"x\"]]}}", COT_FORMAT, "model.vocab"},
-        {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",-1e300]]}}", COT_FORMAT, "score"},
-        {"{\"model\":{\"type\":\"Unigram\",\"unk_id\":7,\"vocab\":[[\"a\",-1]]}}", COT_FORMAT, "unk_id"},
-        {MODEL(",\"added_tokens\":{}"), COT_FORMAT, "added_tokens"},
-        {MODEL(",\"added_tokens\":[7]"), COT_FORMAT, "added_tokens"},
-        {MODEL(",\"added_tokens\":[{\"id\":3}]"), COT_FORMAT, "added_tokens"},
-        {MODEL(",\"added_tokens\":[{\"id\":99999999999,\"content\":\"x\"}]"), COT_FORMAT, "added_tokens"},
-        {MODEL(",\"added_tokens\":[{\"id\":1,\"content\":\"x\"}]"), COT_FORMAT, "added_tokens"},
-        {MODEL(",\"added_tokens\":[{\"id\":3,\"content\":\"x\",\"special\":\"yes\"}]"), COT_FORMAT,
-         "special"},
-        {MODEL(",\"normalizer\":7"), COT_FORMAT, "normalizer"},
-        {MODEL(",\"normalizer\":{\"type\":\"Bert\"}"), COT_UNSUPPORTED, "Bert"},
-        {MODEL(",\"normalizer\":{\"type\":\"Sequence\"}"), COT_FORMAT, "normalizers"},
-        {MODEL(",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{},\"content\":\"\"}"), COT_FORMAT,
-         "normalizer.pattern"},
-        {MODEL(",\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"/////w==\"}"),
-         COT_FORMAT, "precompiled_charsmap"},
-        {MODEL(",\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"a b\"}"), COT_FORMAT,
-         "base64"},
-        {MODEL(",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"}}"), COT_UNSUPPORTED,
-         "regular expression"},
-        {MODEL(",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[a\"}}"), COT_UNSUPPORTED,
-         "regular expression"},
-        {MODEL(",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\p{Klingon}\"}}"),
-         COT_UNSUPPORTED, "regular expression"},
-        {MODEL(",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(?R)\"}}"), COT_UNSUPPORTED,
-         "regular expression"},
-        {MODEL(
-             ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"((((a{9}){9}){99}){999}){999}\"}}"),
-         COT_UNSUPPORTED, "regular expression"},
-        {MODEL(
-             ",\"pre_tokenizer\":{\"type\":\"Split\",\"behavior\":\"Sideways\",\"pattern\":{\"String\":\"a\"}}"),
-         COT_UNSUPPORTED, "behavior"},
-        {MODEL(",\"pre_tokenizer\":{\"type\":\"Metaspace\"}"), COT_FORMAT, "replacement"},
-        {MODEL(",\"pre_tokenizer\":{\"type\":\"UnicodeScripts\"}"), COT_UNSUPPORTED, "UnicodeScripts"},
-        {MODEL(",\"decoder\":{\"type\":\"WordPiece\"}"), COT_UNSUPPORTED, "decoder"},
-        {MODEL(",\"decoder\":{\"type\":\"ByteLevel\"}"), COT_UNSUPPORTED, "decoder"},
-        {MODEL(",\"decoder\":{\"type\":\"Strip\",\"content\":\"a\",\"start\":-1}"), COT_FORMAT, "start"},
-        {MODEL(
-             ",\"decoder\":{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},\"content\":"
-             "\"0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890\"}"),
-         COT_LIMIT, "decoder"},
-        {MODEL(",\"post_processor\":{\"type\":\"TemplateProcessing\"}"), COT_FORMAT, "post_processor"},
-        {MODEL(
-             ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"x\"}}]}"),
-         COT_FORMAT, "special_tokens"},
-        {MODEL(
-             ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"x\"}}],"
-             "\"special_tokens\":{\"x\":{\"ids\":[77]}}}"),
-         COT_FORMAT, "post_processor"},
-        {MODEL(",\"post_processor\":{\"type\":\"RobertaProcessing\"}"), COT_FORMAT, "post_processor"},
-    };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         expect(cases[i].json, NULL, cases[i].status, cases[i].word);
     expect(MODEL(""), "{", COT_FORMAT, "tokenizer_config.json");
