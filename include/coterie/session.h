@@ -81,7 +81,7 @@ typedef struct cot_generate_options {
     size_t n_stop;
     bool ignore_end; /* go on after end tokens */
     int32_t beams,
-        beam_groups; /* beams > 1: (diverse) beam search instead of sampling; needs n_sequences ≥ beams */
+        beam_groups; /* beams > 1: (diverse) beam search instead of sampling; needs n_sequences ≥ 2·beams */
     float diversity, length_penalty;
     cot_progress_fn *progress; /* "prefill" */
     void *progress_user;
