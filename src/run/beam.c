@@ -194,11 +194,11 @@ static double rank_of(const cot__beam_search *b, const cot__beam *x) {
 
 /* Live beams are moved to the finished list, then all are sorted: best first, ties in the order they were
  * made. */
-int cot__beam_results(cot__beam_search *b, const cot__beam **out) {
+cot_status cot__beam_results(const cot__beam **out, int *n, cot__beam_search *b, cot_error *err) {
     for (int i = 0; i < b->n_live; i++) {
         cot__beam *x = &b->live[b->live_index[i]];
         bool end = x->finished;
-        if (finish(b, x, NULL) != COT_OK) break;
+        COT_TRY(finish(b, x, err));
         b->done[b->n_done - 1].finished = end;
         *x = (cot__beam){0};
     }
@@ -210,5 +210,6 @@ int cot__beam_results(cot__beam_search *b, const cot__beam **out) {
         b->done[j] = x;
     }
     *out = b->done;
-    return b->n_done;
+    *n = b->n_done;
+    return COT_OK;
 }

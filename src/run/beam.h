@@ -29,7 +29,7 @@ cot_status cot__beam_step(cot__beam_search *b, const float *const *logits, bool 
 int cot__beam_live(const cot__beam_search *b);
 int cot__beam_parent(const cot__beam_search *b, int i);
 int32_t cot__beam_token(const cot__beam_search *b, int i);
-/* Finished and live beams ranked, best first. */
-int cot__beam_results(cot__beam_search *b, const cot__beam **out);
+/* Finished and live beams ranked, best first; they belong to the search, which takes no step after this. */
+cot_status cot__beam_results(const cot__beam **out, int *n, cot__beam_search *b, cot_error *err);
 
 #endif

@@ -112,7 +112,9 @@ cot_status cot__beam_generate(cot_session *s, const cot_generate_options *o, flo
         st = advance(s, b, &base, B, &k, ptr, err);
     }
     const cot__beam *best = NULL;
-    if (st == COT_OK && cot__beam_results(b, &best) > 0) {
+    int n_best = 0;
+    if (st == COT_OK) st = cot__beam_results(&best, &n_best, b, err);
+    if (st == COT_OK && n_best > 0) {
         st = tell(m, best, t, r, err);
         if (st == COT_OK) st = settle(s, start, prompt, best, o, logits, err);
     }
