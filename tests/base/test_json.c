@@ -99,9 +99,10 @@ static void integers_beyond_64_bits_are_read(void **state) {
 }
 
 static void every_allocation_may_fail(void **state) {
-    static const char text[] = "{\"a\":[1,2.5,\"text\",{\"b\":null,\"c\":[true,false]}],\"d\":\"\\u00e9\","
-                               "\"a key longer than the first buffer of the lexer \\n\":"
-                               "\"a text longer than its second \\u00e9\\t, with escapes that it may lose \\\\\"}";
+    static const char text[] =
+        "{\"a\":[1,2.5,\"text\",{\"b\":null,\"c\":[true,false]}],\"d\":\"\\u00e9\","
+        "\"a key longer than the first buffer of the lexer \\n\":"
+        "\"a text longer than its second \\u00e9\\t, with escapes that it may lose \\\\\"}";
     COT_TORTURE(COT__FAULT_ALLOC, {
         json_t *j = NULL;
         cot_error e;

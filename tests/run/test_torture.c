@@ -133,10 +133,8 @@ static void threads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(allocations),
-        cmocka_unit_test(allocations_of_beams),
-        cmocka_unit_test(reads),
-        cmocka_unit_test(writes),
+        cmocka_unit_test(allocations), cmocka_unit_test(allocations_of_beams),
+        cmocka_unit_test(reads),       cmocka_unit_test(writes),
         cmocka_unit_test(threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
