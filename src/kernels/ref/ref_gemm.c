@@ -81,7 +81,13 @@ static void gemv_t(const cot_view *w, int64_t r0, int64_t r1, const float *x, fl
 
 static float encode_block(const float *x, int8_t *q, int n) {
     float big = 0;
-    for (int i = 0; i < n; i++) big = fabsf(x[i]) > big ? fabsf(x[i]) : big;
+    for (int i = 0; i < n; i++) {
+        if (!isfinite(x[i])) { /* nothing can hold it: the whole block becomes NaN, and so do the products */
+            memset(q, 0, (size_t)n);
+            return NAN;
+        }
+        big = fabsf(x[i]) > big ? fabsf(x[i]) : big;
+    }
     float d = big / 127, id = big > 0 ? 127 / big : 0;
     if (!isfinite(id)) id = 0, d = 0; /* a denormal block counts as zero */
     for (int i = 0; i < n; i++) {
