@@ -10,16 +10,14 @@
 #include "base/alloc.h"
 #include "base/error.h"
 
-enum { MAX_NAME = 256 };
+enum { MAX_NAME = COT__SLOT_NAME };
 
-/* Writes a template with {i} and {e} filled in, optionally ending in .bias instead of .weight. */
-static bool expand(const char *t, int layer, int expert, bool bias, char *out) {
+bool cot__slot_expand(const char *t, int layer, int expert, bool bias, char out[COT__SLOT_NAME]) {
     size_t n = 0;
-    bool per_expert = false;
     for (; *t; t++) {
         int number = -1;
         if (strncmp(t, "{i}", 3) == 0) number = layer;
-        else if (strncmp(t, "{e}", 3) == 0) number = expert, per_expert = true;
+        else if (strncmp(t, "{e}", 3) == 0) number = expert;
         else {
             if (n + 1 >= MAX_NAME) return false;
             out[n++] = *t;
@@ -32,7 +30,6 @@ static bool expand(const char *t, int layer, int expert, bool bias, char *out) {
         t += 2;
     }
     out[n] = 0;
-    (void)per_expert;
     if (!bias) return true;
     if (n < 7 || strcmp(out + n - 7, ".weight") != 0) {
         if (n + 6 >= MAX_NAME) return false; /* a stack without a suffix: gate_up_proj → gate_up_proj_bias */
@@ -61,14 +58,14 @@ static cot_status find_one(const cot__bind *b, const char *slot, const json_t *a
     if (!t && bias) return COT_OK; /* this spelling has no biases */
     if (!t) return cot__fail(err, COT_FORMAT, b->arch->file, slot, "a tensor name must be a string");
     bool own_bias_name = json_is_object(alt) && bias && json_object_get(alt, "bias");
-    if (!expand(t, layer, expert, bias && !own_bias_name, name)) return COT_OK;
+    if (!cot__slot_expand(t, layer, expert, bias && !own_bias_name, name)) return COT_OK;
     const cot__tensor *x = cot__tensors_find(b->arch->source->tensors, name);
     if (!x) return COT_OK;
     *out = (spelling){
         .tensor = x, .how = json_is_object(alt) ? alt : NULL, .per_expert = strstr(t, "{e}") != NULL};
     if (blocks && !bias) {
         const char *s = json_string_value(json_object_get(alt, "scales"));
-        if (!s || !expand(s, layer, expert, false, name))
+        if (!s || !cot__slot_expand(s, layer, expert, false, name))
             return cot__fail(err, COT_FORMAT, b->arch->file, slot, "blocks need scales");
         out->scales = cot__tensors_find(b->arch->source->tensors, name);
         if (!out->scales)
@@ -337,7 +334,7 @@ cot_status cot__slot_need(const cot__bind *b, const char *slot, int layer, int e
     if (json_is_object(spec)) spec = json_object_get(spec, "name");
     char name[MAX_NAME] = "";
     if (!json_is_string(spec) ||
-        !expand(json_string_value(spec), layer, expert < 0 ? 0 : expert, false, name))
+        !cot__slot_expand(json_string_value(spec), layer, expert < 0 ? 0 : expert, false, name))
         snprintf(name, sizeof name, "%s", slot);
     return cot__fail(err, COT_FORMAT, path_of(b), name,
                      "this tensor is missing (slot %s of the description \"%s\")", slot, b->arch->name);

@@ -27,6 +27,10 @@ cot_status cot__slot_vector(const cot__bind *b, const char *slot, bool bias, int
 /* Checks a bound matrix's or bias's shape; absent passes. */
 cot_status cot__slot_check(const cot__bind *b, const char *slot, int layer, const cot_view *v, int64_t rows,
                            int64_t cols, cot_error *err);
+enum { COT__SLOT_NAME = 256 };
+/* Writes a template of the description with {i} and {e} filled in; bias: ending in .bias instead of .weight
+ * (_bias where there is no .weight). False: a number that the template wants is negative, or too long. */
+bool cot__slot_expand(const char *template, int layer, int expert, bool bias, char out[COT__SLOT_NAME]);
 bool cot__slot_exists(const cot__bind *b, const char *slot, int layer);
 
 #endif

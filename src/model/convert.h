@@ -93,9 +93,7 @@ void cot__convert_split_free(cot__split *split);
 bool cot__convert_splits(const cot__convert *c, int layer);
 
 /* Metadata. */
-cot_status cot__convert_keys(cot__convert *c, cot_error *err); /* of a GGUF */
-/* Keys from the parameters of a folder; *arch is the name that GGUF has for the architecture. */
-cot_status cot__convert_new_keys(cot__convert *c, const char **arch, cot_error *err);
+cot_status cot__convert_keys(cot__convert *c, cot_error *err);                    /* of a GGUF */
 cot_status cot__convert_config(cot__convert *c, const char *dir, cot_error *err); /* config.json and so on */
 cot_status cot__convert_rope_tensors(cot__convert *c, cot_error *err);
 

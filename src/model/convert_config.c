@@ -1,0 +1,177 @@
+/* Owns: what a Hugging Face folder has beside its tensors: config.json from the description's parameters,
+ * generation_config.json, the chat template. */
+#include <string.h>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "model/convert.h"
+
+/* Sets a dotted path, with objects made on the way. */
+static int set_path(json_t *root, const char *path, json_t *value) {
+    const char *dot;
+    for (; (dot = strchr(path, '.')) != NULL; path = dot + 1) {
+        json_t *next = json_object_getn(root, path, (size_t)(dot - path));
+        if (!json_is_object(next)) {
+            next = json_object();
+            if (!next || json_object_setn_new(root, path, (size_t)(dot - path), next) != 0) {
+                json_decref(value);
+                return -1;
+            }
+        }
+        root = next;
+    }
+    return json_object_set_new(root, path, value);
+}
+
+/* The config's spelling of one number. */
+static json_t *spell(const json_t *spec, double x) {
+    const char *as = json_string_value(json_object_get(spec, "as")), *key;
+    json_t *v;
+    json_object_foreach(json_object_get(spec, "enum"), key, v) {
+        bool number = key[0] >= '0' && key[0] <= '9';
+        if (!number && !json_is_string(v) && strcmp(key, "*") != 0 &&
+            (json_is_boolean(v) ? json_is_true(v) : json_number_value(v)) == x)
+            return json_string(key);
+    }
+    if (as && as[0] == 'b') return json_boolean(x != 0);
+    if (!as && x == (double)(int64_t)x) return json_integer((json_int_t)x);
+    return json_real(x);
+}
+
+static json_t *spell_param(const json_t *spec, const cot__param *p) {
+    if (p->kind == COT__PARAM_NUMBER) return spell(spec, p->number);
+    if (p->kind == COT__PARAM_STRING) {
+        const char *key;
+        json_t *v;
+        json_object_foreach(json_object_get(spec, "enum"), key, v) {
+            if (json_is_string(v) && strcmp(json_string_value(v), p->str) == 0 &&
+                !(key[0] >= '0' && key[0] <= '9'))
+                return json_string(key);
+        }
+        return json_string(p->str);
+    }
+    json_t *list = json_array();
+    for (size_t i = 0; list && i < p->n_list; i++)
+        if (json_array_append_new(list, spell(spec, p->list[i])) != 0) {
+            json_decref(list);
+            return NULL;
+        }
+    return list;
+}
+
+static cot_status put_param(json_t *root, const json_t *spec, const cot__param *p, cot_error *err) {
+    const json_t *keys = json_object_get(spec, "hf");
+    size_t n = json_is_array(keys) ? json_array_size(keys) : 1;
+    for (size_t i = 0; i < n; i++) {
+        const char *key = json_string_value(json_is_array(keys) ? json_array_get(keys, i) : keys);
+        /* Rotation is spelled in both ways, for old and new readers; else the first name is the family's. */
+        if (!key || (i && !strstr(key, "rope"))) continue;
+        json_t *v = spell_param(spec, p);
+        if (!v || set_path(root, key, v) != 0) return cot__fail_memory(err, 64);
+    }
+    return COT_OK;
+}
+
+/* The family's constants: the first set whose condition holds. */
+static cot_status put_family(cot__convert *c, json_t *root, cot_error *err) {
+    const json_t *sets = json_object_get(c->arch->doc, "hf_config");
+    for (size_t i = 0; i < json_array_size(sets); i++) {
+        const json_t *set = json_array_get(sets, i), *cond = json_object_get(set, "if");
+        const char *t = json_string_value(cond);
+        bool holds = !cond, found;
+        double x = 0;
+        cot__bind b = {c->arch, c->store};
+        if (t && strncmp(t, "tensor:", 7) == 0) {
+            for (int layer = 0; layer < c->n_layer && !holds; layer++)
+                holds = cot__slot_exists(&b, t + 7, layer);
+        } else if (t) {
+            COT_TRY(cot__arch_number(c->arch, cond, "hf_config.if", -1, &x, &found, err));
+            holds = found && x != 0;
+        }
+        if (!holds) continue;
+        return json_object_update(root, json_object_get(set, "set")) == 0 ? COT_OK
+                                                                          : cot__fail_memory(err, 64);
+    }
+    return cot__fail(err, COT_UNSUPPORTED, c->arch->file, "hf_config",
+                     "the description does not say how a config.json of this family looks");
+}
+
+static cot_status write_json(const char *dir, const char *name, const json_t *root, cot_error *err) {
+    char *path = cot__path_join(dir, name),
+         *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
+    cot__writer *w = NULL;
+    cot_status s = path && text ? COT_OK : cot__fail_memory(err, 64);
+    if (s == COT_OK) s = cot__writer_open(&w, path, err);
+    if (s == COT_OK) s = cot__writer_put(w, text, strlen(text), err);
+    if (s == COT_OK) s = cot__writer_put(w, "\n", 1, err);
+    if (s == COT_OK) s = cot__writer_commit(&w, err);
+    cot__writer_abort(&w);
+    json_free_t release;
+    json_get_alloc_funcs(NULL, &release);
+    if (text) release(text);
+    cot__free(path);
+    return s;
+}
+
+static cot_status put_rope(cot__convert *c, json_t *root, cot_error *err) {
+    const cot__param *p = cot__param_find(c->arch, "rope_scaling");
+    json_t *params = json_object_get(root, "rope_parameters");
+    bool none = !p || p->kind != COT__PARAM_STRING || strcmp(p->str, "none") == 0;
+    cot__bind b = {c->arch, c->store};
+    const float *stored;
+    COT_TRY(cot__slot_vector(&b, "rope_freqs", false, -1, -1, &stored, NULL, err));
+    if (stored)
+        return cot__fail(err, COT_UNSUPPORTED, c->source->path, "rope_freqs.weight",
+                         "stored divisors of rotation cannot be written as a config.json");
+    if (!none) return COT_OK;
+    json_object_del(root, "rope_scaling");
+    if (json_is_object(params) && !json_object_get(params, "full_attention")) {
+        json_t *base = json_incref(json_object_get(params, "rope_theta"));
+        const json_t *part = json_object_get(params, "partial_rotary_factor");
+        json_t *fresh = json_pack("{s:s,s:o*}", "rope_type", "default", "rope_theta", base);
+        int bad = fresh && part ? json_object_set(fresh, "partial_rotary_factor", (json_t *)part) : 0;
+        if (!fresh || bad || json_object_set_new(root, "rope_parameters", fresh) != 0)
+            return cot__fail_memory(err, 64);
+    }
+    return COT_OK;
+}
+
+static cot_status put_template(cot__convert *c, const char *dir, cot_error *err) {
+    const cot__gguf_kv *kv = cot__gguf_find(c->source->gguf, "tokenizer.chat_template");
+    if (!kv || kv->type != COT_GGUF_STRING) return COT_OK;
+    char *path = cot__path_join(dir, "chat_template.jinja");
+    cot__writer *w = NULL;
+    cot_status s = path ? cot__writer_open(&w, path, err) : cot__fail_memory(err, strlen(dir));
+    if (s == COT_OK) s = cot__writer_put(w, kv->str.s, kv->str.len, err);
+    if (s == COT_OK) s = cot__writer_commit(&w, err);
+    cot__writer_abort(&w);
+    cot__free(path);
+    return s;
+}
+
+cot_status cot__convert_config(cot__convert *c, const char *dir, cot_error *err) {
+    static const char *const ids[][2] = {{"bos_token_id", "tokenizer.ggml.bos_token_id"},
+                                         {"eos_token_id", "tokenizer.ggml.eos_token_id"},
+                                         {"pad_token_id", "tokenizer.ggml.padding_token_id"}};
+    const json_t *params = json_object_get(c->arch->doc, "params");
+    json_t *root = json_object();
+    cot_status s = root ? COT_OK : cot__fail_memory(err, 64);
+    COT_TRY(s);
+    for (size_t i = 0; s == COT_OK && i < c->arch->n_params; i++) {
+        const cot__param *p = &c->arch->params[i];
+        const json_t *spec = json_object_get(params, p->name);
+        if (p->kind != COT__PARAM_NONE && json_object_get(spec, "hf")) s = put_param(root, spec, p, err);
+    }
+    for (int i = 0; s == COT_OK && i < 3; i++) {
+        const cot__gguf_kv *kv = cot__gguf_find(c->source->gguf, ids[i][1]);
+        int64_t id;
+        if (kv && cot__gguf_int(kv, 0, &id) && json_object_set_new(root, ids[i][0], json_integer(id)) != 0)
+            s = cot__fail_memory(err, 64);
+    }
+    if (s == COT_OK) s = put_rope(c, root, err);
+    if (s == COT_OK) s = put_family(c, root, err);
+    if (s == COT_OK) s = write_json(dir, "config.json", root, err);
+    if (s == COT_OK) s = put_template(c, dir, err);
+    json_decref(root);
+    return s;
+}
