@@ -1,5 +1,8 @@
 /* Owns: what a Hugging Face folder has beside its tensors: config.json from the description's parameters,
  * generation_config.json, the chat template. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -34,7 +37,13 @@ static json_t *spell(const json_t *spec, double x) {
             return json_string(key);
     }
     if (as && as[0] == 'b') return json_boolean(x != 0);
-    if (!as && x == (double)(int64_t)x) return json_integer((json_int_t)x);
+    if (!as && fabs(x) < 1e15 && x == (double)(int64_t)x) return json_integer((json_int_t)x);
+    for (int digits = 6; (double)(float)x == x && digits <= 9; digits++) { /* as short as F32 allows */
+        char text[32];
+        snprintf(text, sizeof text, "%.*g", digits, x);
+        double y = strtod(text, NULL);
+        if ((float)y == (float)x) return json_real(y);
+    }
     return json_real(x);
 }
 
@@ -59,17 +68,42 @@ static json_t *spell_param(const json_t *spec, const cot__param *p) {
     return list;
 }
 
+/* A count of zero where that is also the default: configs say null ("sliding_window", "q_lora_rank"). */
+static bool means_none(const json_t *spec, const cot__param *p) {
+    const json_t *d = json_object_get(spec, "default");
+    return p->kind == COT__PARAM_NUMBER && p->number == 0 && json_is_integer(d) &&
+           json_integer_value(d) == 0 && !json_object_get(spec, "as") && !json_object_get(spec, "enum");
+}
+
 static cot_status put_param(json_t *root, const json_t *spec, const cot__param *p, cot_error *err) {
     const json_t *keys = json_object_get(spec, "hf");
     size_t n = json_is_array(keys) ? json_array_size(keys) : 1;
     for (size_t i = 0; i < n; i++) {
         const char *key = json_string_value(json_is_array(keys) ? json_array_get(keys, i) : keys);
-        /* Rotation is spelled in both ways, for old and new readers; else the first name is the family's. */
-        if (!key || (i && !strstr(key, "rope"))) continue;
-        json_t *v = spell_param(spec, p);
+        /* Rotation is spelled in both ways, for old and new readers, and each family has its own word for the
+         * number of experts; else the first name is the one. */
+        if (!key || (i && !strstr(key, "rope") && !strstr(key, "experts"))) continue;
+        json_t *v = means_none(spec, p) ? json_null() : spell_param(spec, p);
         if (!v || set_path(root, key, v) != 0) return cot__fail_memory(err, 64);
     }
     return COT_OK;
+}
+
+/* What transformers wants to be told and the tensors show. */
+static cot_status put_flags(cot__convert *c, json_t *root, cot_error *err) {
+    cot__bind b = {c->arch, c->store};
+    cot_view v, head;
+    bool qk_norm = false;
+    COT_TRY(cot__slot_bias(&b, "attn_q", 0, -1, &v, err));
+    COT_TRY(cot__slot_bias(&b, "output", -1, -1, &head, err));
+    qk_norm = cot__slot_exists(&b, "attn_q_norm", 0);
+    bool tied = !cot__slot_exists(&b, "output", -1);
+    return json_object_set_new(root, "attention_bias", json_boolean(v.data != NULL)) == 0 &&
+                   json_object_set_new(root, "lm_head_bias", json_boolean(head.data != NULL)) == 0 &&
+                   json_object_set_new(root, "use_qk_norm", json_boolean(qk_norm)) == 0 &&
+                   json_object_set_new(root, "tie_word_embeddings", json_boolean(tied)) == 0
+               ? COT_OK
+               : cot__fail_memory(err, 64);
 }
 
 /* The family's constants: the first set whose condition holds. */
@@ -113,16 +147,72 @@ static cot_status write_json(const char *dir, const char *name, const json_t *ro
     return s;
 }
 
+/* LongRoPE's divisors stand in the config. */
+static cot_status put_divisors(cot__convert *c, json_t *root, cot_error *err) {
+    static const char *const lists[][2] = {{"rope_factors_short", "short_factor"},
+                                           {"rope_factors_long", "long_factor"}};
+    static const char *const objects[] = {"rope_parameters", "rope_scaling"};
+    cot__bind b = {c->arch, c->store};
+    for (int i = 0; i < 2; i++) {
+        const float *v;
+        int64_t n;
+        COT_TRY(cot__slot_vector(&b, lists[i][0], false, -1, -1, &v, &n, err));
+        for (int o = 0; v && o < 2; o++) {
+            json_t *list = json_array();
+            for (int64_t k = 0; list && k < n; k++)
+                if (json_array_append_new(list, json_real((double)v[k])) != 0) {
+                    json_decref(list);
+                    list = NULL;
+                }
+            char path[64];
+            snprintf(path, sizeof path, "%s.%s", objects[o], lists[i][1]);
+            if (!list || set_path(root, path, list) != 0) return cot__fail_memory(err, (size_t)n * 16);
+        }
+    }
+    return COT_OK;
+}
+
+/* llama3's scaling, from the divisors that stand for it in a GGUF: the numbers of the releases are tried. */
+static cot_status put_llama3(cot__convert *c, json_t *root, const float *stored, int64_t n, cot_error *err) {
+    static const double contexts[] = {8192, 4096, 2048, 16384, 32768};
+    const cot__param *base = cot__param_find(c->arch, "rope_base");
+    double factor = 1, theta = base && base->kind == COT__PARAM_NUMBER ? base->number : 10000;
+    for (int64_t i = 0; i < n; i++) factor = (double)stored[i] > factor ? (double)stored[i] : factor;
+    for (size_t k = 0; k < sizeof contexts / sizeof *contexts; k++) {
+        bool same = true;
+        for (int64_t i = 0; i < n && same; i++) {
+            double wave = 2 * M_PI * pow(theta, (double)i / (double)n),
+                   u = (contexts[k] / wave - 1) / (4 - 1);
+            double want = wave < contexts[k] / 4 ? 1
+                          : wave > contexts[k]   ? factor
+                                                 : 1 / ((1 - u) / factor + u);
+            same = fabs(want - (double)stored[i]) <= 1e-5 * want;
+        }
+        if (!same) continue;
+        for (int old = 0; old < 2; old++) {
+            json_t *v =
+                json_pack("{s:s,s:f,s:f,s:f,s:i}", "rope_type", "llama3", "factor", factor, "low_freq_factor",
+                          1.0, "high_freq_factor", 4.0, "original_max_position_embeddings", (int)contexts[k]);
+            int bad = v && !old ? json_object_set_new(v, "rope_theta", json_real(theta)) : 0;
+            if (!v || bad || json_object_set_new(root, old ? "rope_scaling" : "rope_parameters", v) != 0)
+                return cot__fail_memory(err, 64);
+        }
+        return COT_OK;
+    }
+    return cot__fail(err, COT_UNSUPPORTED, c->source->path, "rope_freqs.weight",
+                     "these divisors of rotation are none of the known scalings, which a config.json names");
+}
+
 static cot_status put_rope(cot__convert *c, json_t *root, cot_error *err) {
     const cot__param *p = cot__param_find(c->arch, "rope_scaling");
     json_t *params = json_object_get(root, "rope_parameters");
     bool none = !p || p->kind != COT__PARAM_STRING || strcmp(p->str, "none") == 0;
     cot__bind b = {c->arch, c->store};
     const float *stored;
-    COT_TRY(cot__slot_vector(&b, "rope_freqs", false, -1, -1, &stored, NULL, err));
-    if (stored)
-        return cot__fail(err, COT_UNSUPPORTED, c->source->path, "rope_freqs.weight",
-                         "stored divisors of rotation cannot be written as a config.json");
+    int64_t n;
+    COT_TRY(cot__slot_vector(&b, "rope_freqs", false, -1, -1, &stored, &n, err));
+    if (stored) return put_llama3(c, root, stored, n, err);
+    COT_TRY(put_divisors(c, root, err));
     if (!none) return COT_OK;
     json_object_del(root, "rope_scaling");
     if (json_is_object(params) && !json_object_get(params, "full_attention")) {
@@ -169,6 +259,7 @@ cot_status cot__convert_config(cot__convert *c, const char *dir, cot_error *err)
             s = cot__fail_memory(err, 64);
     }
     if (s == COT_OK) s = put_rope(c, root, err);
+    if (s == COT_OK) s = put_flags(c, root, err);
     if (s == COT_OK) s = put_family(c, root, err);
     if (s == COT_OK) s = write_json(dir, "config.json", root, err);
     if (s == COT_OK) s = put_template(c, dir, err);

@@ -168,6 +168,17 @@ static cot_status put_param(cot__convert *c, const char *key, const json_t *spec
                              err);
 }
 
+/* Several parameters may be read from one key; the first with a value writes it. */
+static bool written(const cot__convert *c, size_t i, const char *tail) {
+    const json_t *params = json_object_get(c->arch->doc, "params");
+    while (i-- > 0) {
+        const cot__param *p = &c->arch->params[i];
+        const char *other = key_of(json_object_get(params, p->name), "gguf");
+        if (p->kind != COT__PARAM_NONE && other && strcmp(other, tail) == 0) return true;
+    }
+    return false;
+}
+
 static cot_status put_params(cot__convert *c, const char *arch, cot_error *err) {
     const json_t *params = json_object_get(c->arch->doc, "params");
     const cot__param *scaling = cot__param_find(c->arch, "rope_scaling");
@@ -178,10 +189,13 @@ static cot_status put_params(cot__convert *c, const char *arch, cot_error *err) 
         const json_t *spec = json_object_get(params, p->name);
         const char *tail = key_of(spec, "gguf");
         char key[192];
-        if (!tail || p->kind == COT__PARAM_NONE) continue;
+        if (!tail || p->kind == COT__PARAM_NONE || written(c, i, tail)) continue;
         /* llama3's scaling becomes a tensor of divisors; without scaling its numbers mean nothing */
-        if (strstr(tail, ".rope.scaling.") == tail && !own) continue;
-        if (is_default(spec, p) && (tail[0] != '.' || p->number == 0)) continue;
+        bool plain =
+            strcmp(tail, ".rope.scaling.type") == 0 && json_is_object(json_object_get(spec, "default"));
+        if (starts(tail, ".rope.scaling.") && !own && !plain) continue;
+        if (is_default(spec, p) && (tail[0] != '.' || (p->kind == COT__PARAM_NUMBER && p->number == 0)))
+            continue;
         COT_TRY(put_param(c, tail[0] == '.' ? arch_key(arch, tail, key) : tail, spec, p, err));
     }
     return COT_OK;
