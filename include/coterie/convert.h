@@ -19,7 +19,7 @@ typedef struct cot_convert_options {
     cot_type type_attention;   /* of attention; NONE: as type */
     cot_type type_head;        /* of embedding and output; NONE: as type */
     int32_t split_experts;     /* > 1: cuts each dense feed-forward block into this many experts */
-    int32_t experts_used;      /* of the split; 0: three quarters */
+    int32_t experts_used;      /* of the split; 0: all but an eighth */
     uint64_t shard_bytes;      /* largest file of a folder; 0: 4 GiB */
     const char *pre;           /* name of the pre-tokenizer to write where none is found, or NULL */
     int32_t n_threads;         /* 0: physical cores */

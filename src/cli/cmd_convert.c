@@ -30,7 +30,7 @@ int cmd_convert(int argc, char **argv) {
         {"type-attention", 0, "TYPE", "number format of attention", CLI_TEXT, &attention},
         {"type-head", 0, "TYPE", "number format of embedding and output", CLI_TEXT, &head},
         {"split-experts", 0, "N", "cut dense feed-forward blocks into N experts", CLI_INT, &o.split_experts},
-        {"experts-used", 0, "K", "experts per token after a split (default: three quarters)", CLI_INT,
+        {"experts-used", 0, "K", "experts per token after a split (default: all but an eighth)", CLI_INT,
          &o.experts_used},
         {"pre", 0, "NAME", "pre-tokenizer to name in GGUF where none is found", CLI_TEXT, &o.pre},
         {0}};

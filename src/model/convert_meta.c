@@ -76,7 +76,7 @@ static const char *arch_key(const char *arch, const char *tail, char buf[192]) {
 
 static cot_status split_keys(cot__convert *c, const char *arch, cot_error *err) {
     char key[192];
-    int32_t n = c->o->split_experts, used = c->o->experts_used ? c->o->experts_used : (3 * n + 3) / 4;
+    int32_t n = c->o->split_experts, used = c->o->experts_used ? c->o->experts_used : n - (n + 7) / 8;
     int64_t share = c->split.layer >= 0 ? c->split.d_ff / n : 0;
     for (size_t i = 0; i < c->n_jobs && !share; i++)
         if (c->jobs[i].kind == COT__JOB_GATE) share = c->jobs[i].dims[1];
@@ -143,7 +143,7 @@ static cot_status put_param(cot__convert *c, const char *key, const json_t *spec
     const json_t *map = json_object_get(spec, "enum");
     if (p->kind == COT__PARAM_STRING) {
         word = map ? word_for(map, p, true) : NULL; /* GGUF numbers what configs name */
-        if (word) return cot__gguf_put_int(c->gguf, key, COT_GGUF_U32, atoll(word), err);
+        if (word) return cot__gguf_put_int(c->gguf, key, COT_GGUF_U32, strtoll(word, NULL, 10), err);
         word = map ? word_for(map, p, false) : p->str;
         return word ? cot__gguf_put_str(c->gguf, key, word, strlen(word), err) : COT_OK;
     }

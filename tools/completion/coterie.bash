@@ -25,7 +25,7 @@ _coterie() {
         eval) words="$common -f --ctx --stride --kv --act --experts" ;;
         inspect) words="$common --tensors" ;;
         bench) words="$common -p -n -r --batch --depth --seed --kv --experts --machine" ;;
-        convert) words="$common --type --split-experts" ;;
+        convert) words="$common --type --type-experts --type-attention --type-head --split-experts --experts-used --pre" ;;
         *) words="--help" ;;
         esac
         mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")

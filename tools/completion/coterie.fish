@@ -43,3 +43,8 @@ complete -c coterie -n '__fish_seen_subcommand_from bench' -l seed -x -d 'seed o
 complete -c coterie -n '__fish_seen_subcommand_from bench' -l machine -d 'measure the machine'
 complete -c coterie -n '__fish_seen_subcommand_from convert' -l type -x -a 'f32 f16 bf16 q8_0 q4_0 q5_0 q4_k q5_k q6_k mxfp4' -d 'number format'
 complete -c coterie -n '__fish_seen_subcommand_from convert' -l split-experts -x -d 'experts per block'
+complete -c coterie -n '__fish_seen_subcommand_from convert' -l type-experts -x -a 'f32 f16 bf16 q8_0 q4_0 q5_0 q4_k q5_k q6_k mxfp4' -d 'number format of experts'
+complete -c coterie -n '__fish_seen_subcommand_from convert' -l type-attention -x -a 'f32 f16 bf16 q8_0 q4_0 q5_0 q4_k q5_k q6_k mxfp4' -d 'number format of attention'
+complete -c coterie -n '__fish_seen_subcommand_from convert' -l type-head -x -a 'f32 f16 bf16 q8_0 q4_0 q5_0 q4_k q5_k q6_k mxfp4' -d 'number format of embedding and output'
+complete -c coterie -n '__fish_seen_subcommand_from convert' -l experts-used -x -d 'experts per token'
+complete -c coterie -n '__fish_seen_subcommand_from convert' -l pre -x -d 'pre-tokenizer'

@@ -1,0 +1,275 @@
+/* Every golden case gives the reference's logits; however the work is cut, the same bits; and a description
+ * with any of its switches turned gives other logits, so that the comparison proves what it claims. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "golden.h"
+#include "model/arch.h"
+
+static const int64_t FAR = 100; /* tolerances that a mutation must be away at least */
+
+static float *must_run(const golden_run *r, const golden_case *g, int n) {
+    cot_error err;
+    float *x = golden_logits(r, g->ids, n, g->n_vocab, &err);
+    if (!x) fail_msg("%s: %s", g->name, err.message);
+    return x;
+}
+
+static void check_reference(const golden_case *g, const char *path) {
+    golden_run r = {.path = path, .act = COT_ACTIVATION_F32, .kv = COT_F32};
+    int n = g->n_prompt + g->n_greedy;
+    float *x = must_run(&r, g, n);
+    double d = golden_distance(x, g->logits, (size_t)g->n_prompt * (size_t)g->n_vocab);
+    if (!(d <= GOLDEN_TOLERANCE)) fail_msg("%s: %s: relative error %g", g->name, path, d);
+    for (int i = g->n_prompt - 1; i < n - 1; i++) {
+        const float *row = x + (size_t)i * (size_t)g->n_vocab;
+        int64_t best = 0;
+        for (int64_t k = 1; k < g->n_vocab; k++) best = row[k] > row[best] ? k : best;
+        if (best != g->ids[i + 1]) fail_msg("%s: %s: greedy token %d differs", g->name, path, i + 1);
+    }
+    free(x);
+}
+
+/* The same tensors under the config as older checkpoints spell it. */
+static void check_old_config(const golden_case *g) {
+    char dir[64], from[300], to[400], cwd[200];
+    snprintf(from, sizeof from, "%s/config.old.json", g->folder);
+    if (!cot__path_exists(from)) return;
+    golden_temp(dir);
+    assert_non_null(getcwd(cwd, sizeof cwd));
+    snprintf(from, sizeof from, "%.150s/%.100s/config.old.json", cwd, g->folder);
+    snprintf(to, sizeof to, "%s/config.json", dir);
+    assert_int_equal(symlink(from, to), 0);
+    snprintf(from, sizeof from, "%.150s/%.100s/hf", cwd, g->folder);
+    DIR *d = opendir(from);
+    assert_non_null(d);
+    for (struct dirent *e; (e = readdir(d)) != NULL;) {
+        char file[600];
+        if (!strstr(e->d_name, "safetensors")) continue;
+        snprintf(file, sizeof file, "%.299s/%.255s", from, e->d_name);
+        snprintf(to, sizeof to, "%.63s/%.255s", dir, e->d_name);
+        assert_int_equal(symlink(file, to), 0);
+    }
+    closedir(d);
+    check_reference(g, dir);
+    golden_remove(dir);
+}
+
+static void agrees_with_the_reference(void **state) {
+    (void)state;
+    for (int i = 0; i < golden_count; i++) {
+        golden_case g;
+        char path[300];
+        golden_open(&g, golden_names[i]);
+        snprintf(path, sizeof path, "%s/hf", g.folder);
+        check_reference(&g, path);
+        check_old_config(&g);
+        snprintf(path, sizeof path, "%s/model.gguf", g.folder);
+        if (cot__path_exists(path)) check_reference(&g, path);
+        golden_close(&g);
+    }
+}
+
+/* ---- identity ---- */
+
+static void gives_the_same_bits_however_it_is_cut(void **state) {
+    static const cot_type kvs[] = {COT_F32, COT_F16, COT_Q8_0};
+    (void)state;
+    for (int i = 0; i < golden_count; i++) {
+        golden_case g;
+        char path[300];
+        golden_open(&g, golden_names[i]);
+        snprintf(path, sizeof path, "%s/hf", g.folder);
+        for (int k = 0; k < 6; k++) {
+            golden_run r = {
+                .path = path, .act = k % 2 ? COT_ACTIVATION_F32 : COT_ACTIVATION_AUTO, .kv = kvs[k / 2]};
+            cot_error err;
+            float *whole = golden_logits(&r, g.ids, g.n_prompt, g.n_vocab, &err);
+            if (!whole && r.kv == COT_Q8_0 && err.status == COT_UNSUPPORTED)
+                continue; /* heads of no whole blocks */
+            if (!whole) fail_msg("%s: %s", g.name, err.message);
+            size_t bytes = (size_t)g.n_prompt * (size_t)g.n_vocab * sizeof *whole;
+            for (golden_way way = GOLDEN_WHOLE; way <= GOLDEN_BATCHED; way++) {
+                r.way = way;
+                r.threads = way == GOLDEN_STEPS ? 1 : 2;
+                float *x = must_run(&r, &g, g.n_prompt);
+                if (memcmp(x, whole, bytes) != 0)
+                    fail_msg("%s: way %d, KV %s, activations %d: other bits (distance %g)", g.name, way,
+                             cot_type_name(r.kv), r.act, golden_distance(x, whole, bytes / 4));
+                free(x);
+            }
+            free(whole);
+        }
+        golden_close(&g);
+    }
+}
+
+/* ---- mutations ---- */
+
+typedef struct mutation {
+    const char *name, *where, *key, *value; /* where: the name of an op, or a part of the description */
+} mutation;
+
+static const mutation mutations[] = {
+    {"llama", "rope", "pairing", "\"norm\""},
+    {"llama", "rope", "base", "500"},
+    {"llama", "norm", "eps", "0.5"},
+    {"llama", "ffn", "act", "\"gelu\""},
+    {"llama", "attention", "scale", "0.9"},
+    {"llama-linear", "rope", "scaling", "\"none\""},
+    {"llama-llama3", "rope", "scaling", "\"none\""},
+    {"llama-llama3", "rope", "low_freq_factor", "0.1"},
+    {"llama-llama3", "rope", "high_freq_factor", "20"},
+    {"mixtral", "moe", "normalize", "false"},
+    {"mixtral", "moe", "score", "\"sigmoid\""},
+    {"mixtral", "moe", "k", "1"},
+    {"qwen2", "rope", "pairing", "\"norm\""},
+    {"qwen3", "tensors", "attn_q_norm.hf", "\"model.layers.{i}.self_attn.k_norm.weight\""},
+    {"qwen3", "tensors", "attn_k_norm.hf", "\"model.layers.{i}.self_attn.q_norm.weight\""},
+    {"qwen3-yarn", "rope", "scaling", "\"none\""},
+    {"qwen3-yarn", "rope", "attn_factor", "1"},
+    {"qwen3moe", "moe", "normalize", "false"},
+    {"qwen3moe-plain", "moe", "normalize", "true"},
+    {"qwen2moe", "moe", "normalize", "true"},
+    {"qwen2moe-norm", "moe", "normalize", "false"},
+    {"qwen2moe", "tensors", "ffn_gate_inp_shexp", NULL},
+    {"olmo2", "norm", "eps", "0.5"},
+    {"olmoe", "moe", "normalize", "true"},
+    {"olmoe-clip", "attention", "clip", "0"},
+    {"gemma3", "input", "sqrt_scale", NULL},
+    {"gemma3", "ffn", "act", "\"silu\""},
+    {"gemma3", "attention", "window", "0"},
+    {"gemma3", "attention", "scale_base", "1"},
+    {"gemma3", "attention", "rope", NULL},
+    {"gemma3", "tensors", "attn_norm.hf", "\"model.layers.{i}.input_layernorm.weight\""},
+    {"gpt-oss", "tensors", "attn_sinks", NULL},
+    {"gpt-oss", "attention", "window", "0"},
+    {"gpt-oss", "moe", "act", "\"silu\""},
+    {"gpt-oss", "moe", "alpha", "1"},
+    {"gpt-oss", "moe", "limit", "0.01"},
+    {"gpt-oss", "moe", "score", "\"softmax\""},
+    {"gpt-oss", "moe", "weights", NULL},
+    {"granitemoe", "input", "scale", "1"},
+    {"granitemoe", "add", "scale", "1"},
+    {"granitemoe", "attention", "scale", "1"},
+    {"granitemoe", "heads.logits", "divide", "1"},
+    {"granitemoe-shared", "tensors", "ffn_gate_shexp.hf",
+     "[{\"name\": \"model.layers.{i}.shared_mlp.input_linear.weight\", \"rows\": \"second\"}]"},
+    {"phimoe", "norm", "norm", "\"rms\""},
+    {"phimoe", "moe", "select", NULL},
+    {"phimoe", "moe", "jitter", "0.5"},
+    {"phimoe-long", "rope", "scaling", "\"none\""},
+    {"glm4moe", "rope", "dim", "16"},
+    {"glm4moe", "moe", "score", "\"softmax\""},
+    {"glm4moe", "moe", "normalize", "false"},
+    {"glm4moe", "moe", "scale", "1"},
+    {"glm4moe", "tensors", "exp_probs_b", NULL},
+    {"deepseek2", "moe", "groups", "0"},
+    {"deepseek2", "moe", "scale", "1"},
+    {"deepseek3", "mla", "yarn_log_multiplier", "0"},
+    {"deepseek2", "rope", "pairing", "\"neox\""},
+    {"deepseek3", "moe", "groups", "0"},
+    {"deepseek3", "moe", "group_score", "\"max\""},
+    {"deepseek3", "moe", "score", "\"softmax\""},
+    {"deepseek3", "moe", "normalize", "false"},
+    {"deepseek3", "tensors", "exp_probs_b", NULL},
+};
+
+static void set(json_t *obj, const char *key, const char *value) {
+    const char *dot;
+    for (; obj && (dot = strchr(key, '.')) != NULL; key = dot + 1) {
+        char part[64];
+        snprintf(part, sizeof part, "%.*s", (int)(dot - key), key);
+        obj = json_object_get(obj, part);
+    }
+    assert_non_null(obj);
+    if (!value) assert_int_equal(json_object_del(obj, key), 0);
+    else assert_int_equal(json_object_set_new(obj, key, json_loads(value, JSON_DECODE_ANY, NULL)), 0);
+}
+
+/* Writes the case's own description, with one thing changed or (m NULL) unchanged. */
+static void write_description(const golden_case *g, const mutation *m, const char *file) {
+    cot_error err;
+    cot__source *src = NULL;
+    cot__arch *arch = NULL;
+    char path[300];
+    snprintf(path, sizeof path, "%s/hf", g->folder);
+    assert_int_equal(cot__source_open(&src, path, &err), COT_OK);
+    assert_int_equal(cot__arch_open(&arch, src, NULL, &err), COT_OK);
+    json_object_del(arch->doc, "extends");
+    if (m) {
+        json_t *stack = json_object_get(json_object_get(arch->doc, "stacks"), "decoder"), *op;
+        json_t *lists[] = {json_object_get(stack, "layer"), json_object_get(stack, "output")};
+        size_t i;
+        int hits = 0;
+        for (int k = 0; k < 2; k++) json_array_foreach(lists[k], i, op) {
+                const char *name = json_string_value(json_object_get(op, "op"));
+                if (!name || strcmp(name, m->where) != 0) continue;
+                if (!m->value && !json_object_get(op, m->key)) continue;
+                set(op, m->key, m->value), hits++;
+            }
+        if (strcmp(m->where, "rope") == 0)
+            set(json_object_get(json_object_get(arch->doc, "rope"), "main"), m->key, m->value);
+        else if (strcmp(m->where, "heads.logits") == 0)
+            set(json_object_get(json_object_get(arch->doc, "heads"), "logits"), m->key, m->value);
+        else if (!hits) set(json_object_get(arch->doc, m->where), m->key, m->value);
+    }
+    FILE *f = fopen(file, "w");
+    assert_non_null(f);
+    assert_int_equal(json_dumpf(arch->doc, f, 0), 0);
+    fclose(f);
+    cot__arch_close(&arch);
+    cot__source_close(&src);
+}
+
+static void notices_every_switch(void **state) {
+    char dir[64], file[128], path[300];
+    (void)state;
+    int unnoticed = 0;
+    golden_temp(dir);
+    snprintf(file, sizeof file, "%s/arch.json", dir);
+    for (int i = 0; i < golden_count; i++) {
+        golden_case g;
+        golden_open(&g, golden_names[i]);
+        snprintf(path, sizeof path, "%s/hf", g.folder);
+        golden_run r = {.path = path, .arch_file = file, .act = COT_ACTIVATION_F32, .kv = COT_F32};
+        size_t n = (size_t)g.n_prompt * (size_t)g.n_vocab;
+        write_description(&g, NULL, file); /* the way of testing changes nothing */
+        float *same = must_run(&r, &g, g.n_prompt);
+        assert_true(golden_distance(same, g.logits, n) <= GOLDEN_TOLERANCE);
+        free(same);
+        for (size_t k = 0; k < sizeof mutations / sizeof *mutations; k++) {
+            const mutation *m = &mutations[k];
+            cot_error err;
+            if (strcmp(m->name, g.name) != 0) continue;
+            write_description(&g, m, file);
+            float *x = golden_logits(&r, g.ids, g.n_prompt, g.n_vocab, &err);
+            if (!x)
+                fail_msg("%s: %s.%s = %s: %s", m->name, m->where, m->key, m->value ? m->value : "none",
+                         err.message);
+            double d = golden_distance(x, g.logits, n);
+            if (!(d >= (double)FAR * GOLDEN_TOLERANCE)) {
+                print_error("%s: %s.%s = %s goes unnoticed: %g\n", m->name, m->where, m->key,
+                            m->value ? m->value : "none", d);
+                unnoticed++;
+            }
+            free(x);
+        }
+        golden_close(&g);
+    }
+    golden_remove(dir);
+    assert_int_equal(unnoticed, 0);
+}
+
+int main(void) {
+    golden_list();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(agrees_with_the_reference),
+        cmocka_unit_test(gives_the_same_bits_however_it_is_cut),
+        cmocka_unit_test(notices_every_switch),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
