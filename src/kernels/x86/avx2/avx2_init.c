@@ -1,4 +1,4 @@
-/* The avx2 level: entries that this folder overrides. */
-#include "kernels/kernels.h"
+/* The avx2 level: AVX2, FMA, F16C. */
+#include "kernels/x86/level.h"
 
-void cot__kernels_init_avx2(cot_kernels *k) { (void)k; }
+void cot__kernels_init_avx2(cot_kernels *k) { fill(k); }

@@ -1,4 +1,4 @@
-/* The avx512 level: entries that this folder overrides. */
-#include "kernels/kernels.h"
+/* The avx512 level: the same with 32 registers and VNNI. */
+#include "kernels/x86/level.h"
 
-void cot__kernels_init_avx512(cot_kernels *k) { (void)k; }
+void cot__kernels_init_avx512(cot_kernels *k) { fill(k); }
