@@ -87,8 +87,12 @@ static bool change_case(jrun *r, jstr s, casing how, jval *out) {
         bool up = how == UPPER || (how == CAPITALIZE && i == 0) || (how == TITLE && !inside);
         inside = lower != upper || (how == TITLE && utf8proc_category(c) <= UTF8PROC_CATEGORY_LO &&
                                     utf8proc_category(c) >= UTF8PROC_CATEGORY_LU);
-        at += (size_t)utf8proc_encode_char(up ? (how == UPPER ? upper : utf8proc_totitle(c)) : lower, p + at);
         i += (size_t)n;
+        if (up && c == 0xdf) { /* the one common letter whose capital is two */
+            p[at++] = 'S', p[at++] = how == UPPER ? 'S' : 's';
+            continue;
+        }
+        at += (size_t)utf8proc_encode_char(up ? (how == UPPER ? upper : utf8proc_totitle(c)) : lower, p + at);
     }
     *out = cot__jinja_text((const char *)p, at);
     return true;
@@ -903,7 +907,9 @@ bool cot__jinja_filter(jrun *r, jstr name, const jval *v, const jargs *a, jval *
     }
     if (jstr_is(name, "attr")) {
         jstr s;
-        return want_str(r, arg(a, 0, "name"), &s) && cot__jinja_attribute(r, v, s, out);
+        if (!want_str(r, arg(a, 0, "name"), &s) || !cot__jinja_attribute(r, v, s, out)) return false;
+        if (v->kind == J_DICT && out->kind != J_METHOD) *out = (jval){.kind = J_UNDEFINED, .str = s};
+        return true; /* an attribute is no item */
     }
     if (listed(numbers, name)) return number_filter(r, name, v, a, out);
     if (!list_filter(r, name, v, a, out, &known)) return false;

@@ -233,7 +233,7 @@ static void put_float(writing *w, double f) {
         snprintf(digits, sizeof digits, "%.*e", p, f);
         if (strtod(digits, NULL) == f) break;
     }
-    int exponent = atoi(strchr(digits, 'e') + 1); /* NOLINT: our own text */
+    int exponent = (int)strtol(strchr(digits, 'e') + 1, NULL, 10);
     if (exponent < -4 || exponent >= 16) {
         char *e = strchr(digits, 'e');
         snprintf(out, sizeof out, "%.*se%c%02d", (int)(e - digits), digits, exponent < 0 ? '-' : '+',
