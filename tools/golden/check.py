@@ -15,8 +15,10 @@ with tempfile.TemporaryDirectory() as tmp:
             model, out = os.path.join(folder, kind), os.path.join(tmp, "out.npy")
             if not os.path.exists(model):
                 continue
+            arch = os.path.join(folder, "gguf.arch.json")
+            more = ["--arch", arch] if kind == "model.gguf" and os.path.exists(arch) else []
             def run(ids):
-                return subprocess.run([binary, "logits", model, "--tokens", ",".join(map(str, ids)), "-o", out], capture_output=True, text=True)
+                return subprocess.run([binary, "logits", model, *more, "--tokens", ",".join(map(str, ids)), "-o", out], capture_output=True, text=True)
             r = run(tokens["prompt"])
             if r.returncode:
                 print(f"{case:20s} {kind:10s} FAILED {r.stderr.strip()}")
