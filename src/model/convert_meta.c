@@ -292,6 +292,8 @@ static cot_status put_text(cot__convert *c, cot_error *err) {
     } else if (m.tokenizer_status != COT_NOT_FOUND) {
         if (err) *err = m.tokenizer_error;
         s = m.tokenizer_status;
+    } else {
+        s = cot__gguf_put_str(c->gguf, "tokenizer.ggml.model", "none", 4, err);
     }
     if (s == COT_OK && m.chat_template)
         s = cot__gguf_put_str(c->gguf, "tokenizer.chat_template", m.chat_template, strlen(m.chat_template),
