@@ -120,7 +120,7 @@ static void gives_the_same_bits_however_it_is_cut(void **state) {
 static void gguf_is_safetensors(void **state) {
     static const cot_type kvs[] = {COT_F32, COT_F16, COT_Q8_0};
     static const double limits[] = {1e-5, 1e-4, 1e-3};
-    static const char *const reordered[] = {"llama", "mixtral", "granite", "deepseek", "phimoe"};
+    static const char *const reordered[] = {"llama", "mixtral", "granite", "deepseek", "phimoe", "bailing"};
     int files = 0;
     (void)state;
     for (int i = 0; i < golden_count; i++) {
