@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Golden cases of checkpoints that are stored in other ways than transformers saves them: FP8 with block scales (DeepSeek),
-MXFP4 blocks and scales (gpt-oss), BF16, and a next-token-prediction block that is not part of the model (GLM). The
-reference is transformers in float32 on the weights as a reader must decode them.
+MXFP4 blocks and scales (gpt-oss), BF16, and a next-token-prediction block that is not part of the model (GLM); and
+"noise", a BF16 model with a tokenizer and a chat template, for tests and for the demo without a network. The reference
+is transformers in float32 on the weights as a reader must decode them.
 
 Usage: stored.py OUT [case ...]
 """
@@ -103,7 +104,38 @@ def store_nextn(model, config, store, source):
     config["num_nextn_predict_layers"] = 1
 
 
-STORED = {"deepseek3-fp8": ("deepseek3", store_fp8), "gpt-oss-mxfp4": ("gpt-oss", store_mxfp4), "qwen3moe-bf16": ("qwen3moe", store_bf16), "glm4moe-nextn": ("glm4moe-plain", store_nextn)}
+CHATML = """{%- for m in messages %}
+{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\n' }}
+{%- endif %}"""
+
+
+def vocabulary(folder):
+    """A byte-level BPE as Qwen's, trained on the repository's own documents."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from vocabularies import QWEN2
+    root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+    t = Tokenizer(models.BPE())
+    t.normalizer = normalizers.NFC()
+    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(QWEN2), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    t.decoder = decoders.ByteLevel()
+    names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    t.train([os.path.join(root, "docs", "architecture.md"), os.path.join(root, "docs", "dependencies.md")],
+            trainers.BpeTrainer(vocab_size=381, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    t.add_special_tokens(names)
+    assert t.get_vocab_size() == 384
+    t.save(os.path.join(folder, "tokenizer.json"))
+    with open(os.path.join(folder, "tokenizer_config.json"), "w") as f:
+        json.dump({"tokenizer_class": "Qwen2Tokenizer", "add_bos_token": False, "bos_token": None, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>",
+                   "chat_template": CHATML}, f, indent=1)
+
+
+g.CASES["noise"] = ("Qwen3Moe", {**g.BASE, **g.MOE, "vocab_size": 384, "hidden_size": 64, "head_dim": 16, "num_experts": 8, "moe_intermediate_size": 32,
+                                 "norm_topk_prob": True, "tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": 383, "pad_token_id": 381,
+                                 "max_position_embeddings": 512, **g.rope(1e6)})
+STORED = {"noise": ("noise", store_bf16), "deepseek3-fp8": ("deepseek3", store_fp8), "gpt-oss-mxfp4": ("gpt-oss", store_mxfp4), "qwen3moe-bf16": ("qwen3moe", store_bf16), "glm4moe-nextn": ("glm4moe-plain", store_nextn)}
 
 
 def make(out, case):
@@ -113,6 +145,8 @@ def make(out, case):
     torch.manual_seed(seed)
     model = getattr(tf, family + "ForCausalLM")(getattr(tf, family + "Config")(**cfg)).eval().float()
     g.redraw(model, torch.Generator().manual_seed(seed))
+    if case == "noise":  # its embedding is its head: smaller, so that it does not repeat its input
+        model.model.embed_tokens.weight.data *= 0.15
     store, config = {}, json.loads(json.dumps(model.config.to_dict(), default=str)) | {"architectures": [family + "ForCausalLM"]}
     with torch.no_grad():
         how(model, config, store, os.path.join(out, base, "hf", "model.safetensors")) if how is store_nextn else how(model, config, store)
@@ -121,7 +155,10 @@ def make(out, case):
     folder = os.path.join(out, case)
     os.makedirs(os.path.join(folder, "hf"), exist_ok=True)
     save_file({k: v.contiguous() for k, v in store.items()}, os.path.join(folder, "hf", "model.safetensors"), metadata={"format": "pt"})
-    for name, text in (("config.json", config), ("generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})):
+    if case == "noise":
+        vocabulary(os.path.join(folder, "hf"))
+    ends = {"eos_token_id": [383, 381], "pad_token_id": 381} if case == "noise" else {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    for name, text in (("config.json", config), ("generation_config.json", ends)):
         with open(os.path.join(folder, "hf", name), "w") as f:
             json.dump(text, f, indent=1)
     g.finish(folder, ids, logits, greedy, {"family": family + "ForCausalLM", "reference": f"transformers {tf.__version__}, float32, eager attention, on the decoded weights"})
