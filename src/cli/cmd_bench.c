@@ -87,8 +87,8 @@ static cot_status measure(const cot_model *m, cot_session_options *so, const pla
     cot_row *rows = calloc((size_t)longest * (size_t)p->batch, sizeof *rows);
     cot_status st = rows ? cot_session_create(&s, m, so, err) : COT_NO_MEMORY;
     plan warm = *p; /* pages, caches and the pool's threads */
-    warm.prompt = p->prompt ? 16 : 0;
-    warm.generate = p->generate ? 4 : 0;
+    warm.prompt = p->prompt < 16 ? p->prompt : 16;
+    warm.generate = p->generate < 4 ? p->generate : 4;
     warm.depth = 0;
     double x, y;
     if (st == COT_OK) st = once(s, &warm, info.n_vocab, 1 << 20, rows, &x, &y, err);

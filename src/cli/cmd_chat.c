@@ -165,7 +165,7 @@ int cmd_chat(int argc, char **argv) {
     cot_generate_defaults(&t.g);
     const cli_option options[] = {{NULL, 'n', "N", "at most N tokens in an answer", CLI_INT, &t.g.max_tokens},
                                   CLI_SAMPLING(t.g, texts),
-                                  CLI_SESSION(so),
+                                  CLI_SESSION(so, CLI_POSITIONS),
                                   {0}};
     int code = cli_parse("chat", argc, argv, options, &c, words, &n_words);
     if (code >= 0) return code;

@@ -86,12 +86,12 @@ static int evaluate(const cot_model *m, cot_session_options *so, const char *tex
     so->n_threads = c->threads;
     cot_status st = cot_tokenize(m, text, n, true, false, &ids, &count, &err);
     int code = EXIT_OK;
-    if (st == COT_OK && count < (size_t)so->n_ctx && !stride)
+    if (st == COT_OK && count < 2)
+        code = cli_usage("eval: the text has %zu tokens, at least 2 are needed", count);
+    else if (st == COT_OK && count < (size_t)so->n_ctx && !stride)
         code = cli_usage(
             "eval: the text has %zu tokens, one window needs %d; give a longer text or a smaller --ctx",
             count, so->n_ctx);
-    if (st == COT_OK && count < 2)
-        code = cli_usage("eval: the text has %zu tokens, at least 2 are needed", count);
     if (st == COT_OK && code == EXIT_OK) st = cot_session_create(&s, m, so, &err);
     if (st == COT_OK && code == EXIT_OK)
         st = measure(s, m, ids, count, so->n_ctx, stride, c->quiet, &sc, &err);
@@ -113,7 +113,7 @@ int cmd_eval(int argc, char **argv) {
     const cli_option options[] = {
         {NULL, 'f', "FILE", "the text; - is standard input", CLI_TEXT, &file},
         {"stride", 0, "N", "overlapping windows that advance by N", CLI_INT, &stride},
-        CLI_SESSION(so),
+        CLI_SESSION(so, "positions of a window (default: 512)"),
         {0}};
     int code = cli_parse("eval", argc, argv, options, &c, words, &n_words);
     if (code >= 0) return code;

@@ -158,7 +158,7 @@ int cmd_run(int argc, char **argv) {
         {"beams", 0, "N", "beam search over N beams", CLI_INT, &g.beams},
         {"groups", 0, "N", "groups of a diverse beam search", CLI_INT, &g.beam_groups},
         {"diversity", 0, "X", "penalty between groups", CLI_FLOAT, &g.diversity},
-        CLI_SESSION(so),
+        CLI_SESSION(so, CLI_POSITIONS),
         {"chat", 0, NULL, "put the prompt into the model's chat template", CLI_FLAG, &chat},
         {0}};
     int code = cli_parse("run", argc, argv, options, &c, words, &n_words);

@@ -27,14 +27,14 @@ static size_t distance(const char *a, const char *b) { /* Levenshtein, for sugge
     return row[n];
 }
 
-static int unknown(const char *command, const char *name, const cli_option *all, int n) {
-    const char *best = NULL;
+static int unknown(const char *command, const char *word, const cli_option *all, int n) {
+    const char *best = NULL, *name = word[1] == '-' ? word + 2 : "";
     size_t least = 3;
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n && strlen(name) > 2; i++)
         if (all[i].name && distance(name, all[i].name) < least)
             least = distance(name, all[i].name), best = all[i].name;
-    if (best) return cli_usage("%s: --%s is unknown; is --%s meant?", command, name, best);
-    return cli_usage("%s: --%s is unknown; \"coterie %s --help\" lists the options", command, name, command);
+    if (best) return cli_usage("%s: %s is unknown; is --%s meant?", command, word, best);
+    return cli_usage("%s: %s is unknown; \"coterie %s --help\" lists the options", command, word, command);
 }
 
 static int help(const char *command, const cli_option *all, int n) {
@@ -137,7 +137,7 @@ int cli_parse(const char *command, int argc, char **argv, const cli_option *opti
                 o = &all[k];
             if (a[1] != '-' && all[k].letter == a[1] && !a[2]) o = &all[k];
         }
-        if (!o) return unknown(command, a[1] == '-' ? a + 2 : a + 1, all, n);
+        if (!o) return unknown(command, a, all, n);
         if (o->kind == CLI_FLAG && equals) return cli_usage("%s: %s takes no value", command, a);
         if (o->kind != CLI_FLAG) {
             text = equals ? equals + 1 : ++i < argc ? argv[i] : NULL;

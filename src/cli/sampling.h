@@ -28,8 +28,9 @@
         "stop", 0, "TEXT", "stop before TEXT; may be given several times", CLI_LIST, &(stops).stop           \
     }
 
-#define CLI_SESSION(s)                                                                                       \
-    {"ctx", 'c', "N", "positions (default: the smaller of 4096 and the model's)", CLI_INT, &(s).n_ctx},      \
+#define CLI_POSITIONS "positions (default: the smaller of 4096 and the model's)"
+#define CLI_SESSION(s, ctx_help)                                                                             \
+    {"ctx", 'c', "N", ctx_help, CLI_INT, &(s).n_ctx},                                                        \
         {"kv", 0, "TYPE", "number format of the cache: f16, q8_0, f32", CLI_KV, &(s).kv_type},               \
         {"act", 0, "MODE", "auto, or f32: activations are never quantised", CLI_ACT, &(s).activation}, {     \
         "experts", 0, "N", "experts per token in every router (changes the result; default: the model's)",   \

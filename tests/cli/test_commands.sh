@@ -1,0 +1,99 @@
+#!/bin/sh
+# The commands, end to end on tests/golden/noise: what they print, what they refuse and with which exit code, and that
+# the same model from GGUF and from safetensors says the same.
+set -u
+binary=$1/coterie
+[ -x "$binary" ] || { echo "no $binary yet"; exit 77; }
+model=tests/golden/noise/hf gguf=tests/golden/noise/model.gguf
+dir=$(mktemp -d /tmp/coterie-test-XXXXXX)
+trap 'rm -rf "$dir"' EXIT
+failures=0
+fail() { echo "FAILED: $1"; [ ! -s "$dir/out" ] || head -c 400 "$dir/out"; [ ! -s "$dir/err" ] || head -c 400 "$dir/err"; failures=$((failures + 1)); }
+
+# expect CODE WORD ARGUMENT…: the exit code, and WORD in what it prints (the message's when the code is not 0)
+expect() {
+    code=$1 word=$2; shift 2
+    "$binary" "$@" >"$dir/out" 2>"$dir/err" </dev/null
+    got=$?
+    [ $got -eq "$code" ] || { fail "coterie $*: exit code $got, not $code"; return; }
+    if [ "$code" -eq 0 ]; then grep -qF -e "$word" "$dir/out" || fail "coterie $*: no \"$word\" in the output"
+    else
+        grep -qF -e "$word" "$dir/err" || fail "coterie $*: no \"$word\" in the message"
+        [ "$(wc -l <"$dir/err")" -eq 1 ] || fail "coterie $*: the message has $(wc -l <"$dir/err") lines"
+    fi
+}
+# same WHAT A B: two commands (words without spaces) print the same bytes
+same() {
+    "$binary" $2 >"$dir/a" 2>/dev/null </dev/null || fail "$1: coterie $2"
+    "$binary" $3 >"$dir/b" 2>/dev/null </dev/null || fail "$1: coterie $3"
+    cmp -s "$dir/a" "$dir/b" || fail "$1: \"$2\" and \"$3\" differ"
+    [ -s "$dir/a" ] || fail "$1: nothing printed"
+}
+
+# text
+expect 0 '"generated_tokens": 8' run $model -p expert -n 8 --json
+for key in text tokens prompt_tokens prompt_ms generate_ms; do grep -q "\"$key\":" "$dir/out" || fail "run --json has no $key"; done
+same "container" "run $model -p The_expert -n 40 --temp 0" "run $gguf -p The_expert -n 40 --temp 0"
+same "seed" "run $model -p a -n 40 --temp 1 --seed 7" "run $gguf -p a -n 40 --temp 1 --seed 7"
+same "threads" "run $model -p a -n 40 --temp 1 --seed 7 --threads 1" "run $model -p a -n 40 --temp 1 --seed 7 --threads 2"
+same "habits" "run -m $model -p a -n 4 -c 64 -t 1" "run $model -p a -n 4 --ctx 64 --threads 1"
+printf 'a prompt' >"$dir/prompt"
+same "prompt file" "run $model -f $dir/prompt -n 8" "run $gguf -f $dir/prompt -n 8"
+"$binary" run $model -p a -n 40 --temp 1 --seed 7 --quiet >"$dir/a" 2>"$dir/err"
+[ ! -s "$dir/err" ] || fail "run --quiet prints to stderr"
+"$binary" run $model -p a -n 40 --temp 1 --seed 8 --quiet >"$dir/b"
+cmp -s "$dir/a" "$dir/b" && fail "another seed gives the same text"
+expect 0 '"stop": "context"' run $model -p a --temp 0 --ctx 16 --json
+[ "$("$binary" run $model -p a -n 8 --temp 0 --logit-bias 11=100 --quiet)" = ",,,,,,,," ] || fail "logit bias"
+[ -z "$("$binary" run $model -p a -n 8 --temp 0 --logit-bias 11=100 --stop ,, --quiet | tr -d ',')" ] || fail "stop string"
+[ -z "$("$binary" run $model -p a -n 8 --temp 0 --logit-bias 383=100 --quiet)" ] || fail "the end token ends the text"
+
+# chat
+printf 'hello\n' | "$binary" chat $model -n 4 --temp 0 >"$dir/out" 2>"$dir/err" || fail "chat"
+a=$("$binary" run $model --chat -p hello -n 1 --temp 0 --json | sed 's/.*"prompt_tokens": \([0-9]*\).*/\1/')
+b=$("$binary" tokenize $model --special -p '<|im_start|>user
+hello<|im_end|>
+<|im_start|>assistant
+' | tr ',' '\n' | grep -c .)
+[ "$a" = "$b" ] || fail "the chat template gives $a tokens, not $b"
+
+# tokens
+ids=$("$binary" tokenize $model -p 'Größe 42 — naïve “quotes” 你好' | head -n 1)
+[ "$("$binary" detokenize $model --tokens "$ids")" = 'Größe 42 — naïve “quotes” 你好' ] || fail "round trip of text"
+same "tokenize" "tokenize $model -f docs/architecture.md" "tokenize $gguf -f docs/architecture.md"
+[ "$("$binary" tokenize $model -p '<|im_end|>' | tr ',' '\n' | grep -c .)" -gt 1 ] || fail "special tokens are parsed unasked"
+
+# logits, perplexity, shape, speed
+"$binary" logits $model --tokens 1,2,3 -o "$dir/a.npy" --quiet && "$binary" logits $gguf --tokens 1,2,3 -o "$dir/b.npy" --quiet || fail "logits"
+cmp -s "$dir/a.npy" "$dir/b.npy" || fail "logits of the two containers differ"
+[ "$(head -c 200 "$dir/a.npy" | grep -ac "'shape': (3, 384)")" -eq 1 ] || fail "the .npy header has another shape"
+expect 0 '"tokens": ' eval $model -f docs/architecture.md --ctx 64 --json
+n=$("$binary" tokenize $model -f docs/architecture.md | tr ',' '\n' | grep -c .)
+grep -q "\"tokens\": $((n / 64 * 31))[,}]" "$dir/out" || fail "eval scores other positions than $((n / 64)) windows x 31"
+same "perplexity" "eval $model -f docs/architecture.md --ctx 64 --json" "eval $gguf -f docs/architecture.md --ctx 64 --json"
+expect 0 'perplexity' eval $model -f docs/architecture.md --ctx 64 --stride 32
+expect 0 '"experts": 8' inspect $gguf --json
+expect 0 'blk.0.ffn_gate_exps.weight' inspect $gguf --tensors
+expect 0 '"decode_tps"' bench $model -p 8 -n 4 -r 1 --batch 2 --depth 4 --json
+expect 0 'coterie 0' --version
+expect 0 'usage' run --help
+
+# conversion: there and back, the same text
+"$binary" convert $model "$dir/a.gguf" --quiet && "$binary" convert "$dir/a.gguf" "$dir/back" --quiet || fail "convert"
+same "converted" "run $model -p a -n 20 --temp 0" "run $dir/a.gguf -p a -n 20 --temp 0"
+"$binary" logits "$dir/back" --tokens 1,2,3 -o "$dir/b.npy" --quiet || fail "logits of a converted folder"
+cmp -s "$dir/a.npy" "$dir/b.npy" || fail "logits change on the way to GGUF and back"
+
+# refusals
+expect 1 'nothere: does not exist' run nothere -p a
+expect 1 'outside 0' logits $model --tokens 1,999 -o "$dir/x.npy"
+expect 1 'cannot create' logits $model --tokens 1 -o "$dir/no/x.npy"
+expect 2 'must be a number' run $model -p a --temp hot
+expect 2 'is --temp meant' run $model -p a --tmep 1
+expect 2 'no command' nosuch
+expect 2 'at least 2' eval $model -f /dev/null
+expect 2 'no list of token ids' detokenize $model --tokens 1,x
+head -c 3000 $gguf >"$dir/cut.gguf"
+expect 1 'cut.gguf' run "$dir/cut.gguf" -p a
+[ $failures -eq 0 ] && echo "all commands do what they say"
+exit $((failures > 0))
