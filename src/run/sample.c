@@ -62,10 +62,11 @@ static cot_status check(const cot_sample_options *o, int32_t n_vocab, cot_error 
     if (o->penalty_window < -1)
         return cot__fail(err, COT_ARGUMENT, NULL, "penalty_window", "%d is below −1", o->penalty_window);
     for (size_t i = 0; i < o->n_bias; i++)
-        if (o->bias[i].token < 0 || o->bias[i].token >= n_vocab || isnan(o->bias[i].bias))
-            return cot__fail(err, COT_ARGUMENT, NULL, "logit_bias",
-                             "token %d is outside the vocabulary of %d, or its bias is no number",
-                             o->bias[i].token, n_vocab);
+        if (o->bias[i].token < 0 || o->bias[i].token >= n_vocab || !(o->bias[i].bias < INFINITY))
+            return cot__fail(
+                err, COT_ARGUMENT, NULL, "logit_bias",
+                "token %d is outside the vocabulary of %d, or its bias is no number below infinity",
+                o->bias[i].token, n_vocab);
     return COT_OK;
 }
 
@@ -229,14 +230,16 @@ cot_status cot_sampler_choose(cot_sampler *s, const float *logits, int32_t *toke
     candidate *c = s->c;
     size_t n = (size_t)s->n_vocab, best = 0;
     for (size_t i = 0; i < n; i++) {
-        if (isnan(logits[i]))
+        if (isnan(logits[i]) || logits[i] == INFINITY)
             return cot__fail(err, COT_FORMAT, NULL, "logits",
-                             "logit of token %zu is not a number; are the weights damaged?", i);
-        c[i] = (candidate){adjusted(s, logits[i], (int32_t)i), 0, (int32_t)i};
+                             "logit of token %zu is not a finite number; are the weights damaged?", i);
+        c[i] = (candidate){logits[i], 0, (int32_t)i};
     }
     for (size_t i = 0; i < s->opt.n_bias; i++) c[s->bias[i].token].logit += s->bias[i].bias;
-    for (size_t i = 1; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
+        c[i].logit = adjusted(s, c[i].logit, (int32_t)i);
         if (c[i].logit > c[best].logit) best = i;
+    }
     if (c[best].logit == -INFINITY)
         return cot__fail(err, COT_ARGUMENT, NULL, "logit_bias", "every token is banned");
     int32_t chosen = c[best].id;
