@@ -207,6 +207,23 @@ static cot_status alignment(const cot__gguf *g, cot_error *err, uint64_t *out) {
     return COT_OK;
 }
 
+/* A later part must say that it is the one its name says. */
+static cot_status check_part(const cot__gguf *g, const cot__gguf *part, const char *path, int no,
+                             cot_error *err) {
+    static const char *const keys[] = {"split.no", "split.count"};
+    for (int k = 0; k < 2; k++) {
+        const cot__gguf_kv *kv = cot__gguf_find(part, keys[k]);
+        int64_t want = no, got;
+        if (k) cot__gguf_int(cot__gguf_find(g, keys[k]), 0, &want);
+        if (!kv || !cot__gguf_int(kv, 0, &got))
+            return cot__fail(err, COT_FORMAT, path, keys[k], "is missing or no whole number");
+        if (got != want)
+            return cot__fail(err, COT_FORMAT, path, keys[k], "is %lld, must be %lld here", (long long)got,
+                             (long long)want);
+    }
+    return COT_OK;
+}
+
 /* Reads one file of the set into g; a part after the first contributes its tensors alone. */
 static cot_status read_file(cot__gguf *g, const char *path, cot_error *err) {
     COT_TRY(cot__set_add_file(g->set, path, err));
@@ -237,6 +254,7 @@ static cot_status read_file(cot__gguf *g, const char *path, cot_error *err) {
     if (file) part.kv = NULL, part.n_kv = 0, part.index = NULL;
     cot_status s = read_keys(into, &c, n_kv);
     g->version = (int)version;
+    if (s == COT_OK && file) s = check_part(g, into, path, file, err);
     if (s == COT_OK) s = alignment(into, err, &align);
     size_t first = g->set->n_tensors;
     for (uint64_t i = 0; i < n_tensors && s == COT_OK; i++) s = read_tensor(g, &c, file, align);

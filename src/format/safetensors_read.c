@@ -86,9 +86,9 @@ static cot_status read_index(cot__tensor_set *set, const char *dir, const char *
     json_t *root = NULL, *seen = NULL;
     COT_TRY(cot__json_load(&root, path, MAX_INDEX, err));
     const json_t *map = cot__json_at(root, "weight_map");
-    cot_status s = json_is_object(map)
+    cot_status s = json_object_size(map)
                        ? COT_OK
-                       : cot__fail(err, COT_FORMAT, path, "weight_map", "is missing or no object");
+                       : cot__fail(err, COT_FORMAT, path, "weight_map", "is missing, empty or no object");
     if (s == COT_OK && !(seen = json_object())) s = cot__fail_memory(err, 0);
     const char *name;
     json_t *v;
