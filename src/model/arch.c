@@ -100,17 +100,6 @@ static cot_status find_builtin(const cot__source *src, const cot__arch_text **ou
                      "no description for \"%s\"; give one with --arch FILE.json", src->arch);
 }
 
-static cot_status check(const cot__arch *a, cot_error *err) {
-    static const char *const need[] = {"params", "tensors", "rope", "stacks", NULL};
-    int64_t version = 0;
-    COT_TRY(cot__json_int(a->doc, a->file, "coterie_arch", 1, 1, &version, err));
-    if (!version) return cot__fail(err, COT_FORMAT, a->file, "coterie_arch", "is missing; it must be 1");
-    for (int i = 0; need[i]; i++)
-        if (!json_is_object(json_object_get(a->doc, need[i])))
-            return cot__fail(err, COT_FORMAT, a->file, need[i], "is missing or no object");
-    return COT_OK;
-}
-
 cot_status cot__arch_open(cot__arch **out, const cot__source *src, const char *file, cot_error *err) {
     cot__arch *a = cot__alloc_zero(1, sizeof *a);
     if (!a) return cot__fail_memory(err, sizeof *a);
@@ -132,7 +121,7 @@ cot_status cot__arch_open(cot__arch **out, const cot__source *src, const char *f
     }
     cot__free(text);
     if (s == COT_OK && !(a->file = cot__strdup(file))) s = cot__fail_memory(err, strlen(file));
-    if (s == COT_OK) s = check(a, err);
+    if (s == COT_OK) s = cot__arch_check(a, err);
     if (s == COT_OK) s = cot__json_str(a->doc, a->file, "name", &a->name, err);
     if (s == COT_OK && !a->name) s = cot__fail(err, COT_FORMAT, a->file, "name", "is missing");
     if (s == COT_OK) s = cot__params_compute(a, err);

@@ -47,6 +47,8 @@ cot_status cot__arch_f32(const cot__arch *a, const json_t *op, const char *field
 cot_status cot__arch_flag(const cot__arch *a, const json_t *op, const char *field, int layer, bool *out,
                           cot_error *err);
 
+/* The names that the description uses, all of them known (arch_check.c). */
+cot_status cot__arch_check(const cot__arch *a, cot_error *err);
 /* Parameters by name; the internal half of arch.c. */
 cot_status cot__params_compute(cot__arch *a, cot_error *err);
 const cot__param *cot__param_find(const cot__arch *a, const char *name);

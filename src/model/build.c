@@ -97,6 +97,8 @@ cot_status cot__build_eps(cot__build *b, const json_t *op, float *out, cot_error
     if (!ref) return cot__fail_memory(err, 0);
     cot_status s = cot__arch_number(b->m->arch, v ? v : ref, "eps", -1, &x, &found, err);
     json_decref(ref);
+    if (s == COT_OK && !(x >= 0 && x < 1))
+        return cot__fail(err, COT_FORMAT, b->m->source->path, "norm_eps", "is %g, must lie in 0…1", x);
     *out = (float)x;
     return s;
 }
@@ -184,6 +186,10 @@ static cot_status build_input(cot__build *b, cot_error *err) {
     if (m->n_vocab > INT32_MAX)
         return cot__fail(err, COT_LIMIT, cot__build_path(b), "token_embd", "has %lld rows",
                          (long long)m->n_vocab);
+    const cot__param *said = cot__param_find(m->arch, "n_vocab");
+    if (said && said->kind == COT__PARAM_NUMBER && said->number > (double)m->n_vocab)
+        return cot__fail(err, COT_FORMAT, m->source->path, "vocab_size", "is %g, the embedding has %lld rows",
+                         said->number, (long long)m->n_vocab);
     m->embed_scale = 1;
     COT_TRY(cot__arch_f32(m->arch, in, "scale", -1, &m->embed_scale, err));
     COT_TRY(cot__arch_f32(m->arch, in, "sqrt_scale", -1, &of, err));

@@ -6,6 +6,17 @@
 #include "base/error.h"
 #include "moe/moe.h"
 
+/* A NaN compares false with everything: it would quietly lose every choice and spoil the sums. */
+static cot_status check_row(const float *z, int n, int site, cot_error *err) {
+    for (int e = 0; e < n; e++)
+        if (!(z[e] < INFINITY))
+            return cot__fail(
+                err, COT_FORMAT, NULL, "router",
+                "site %d: the score of expert %d is %g, not a finite number; are the weights damaged?", site,
+                e, (double)z[e]);
+    return COT_OK;
+}
+
 static void score_row(const cot__router *r, float *z, int n) {
     if (r->score == COT__SCORE_SIGMOID) {
         for (int e = 0; e < n; e++) z[e] = 1.0f / (1.0f + expf(-z[e]));
@@ -146,7 +157,10 @@ cot_status cot__route_select(const cot__router *r, float *logits, int n, int sit
     float *key = cot__arena_alloc(arena, (size_t)E * sizeof *key);
     if (!p.first || !p.ids || !p.weights || !p.flags || !key) return cot__fail_memory(err, slots * 9);
     memset(p.flags, 0, slots + 1);
-    for (int u = 0; u < n; u++) score_row(r, logits + (size_t)u * (size_t)E, E);
+    for (int u = 0; u < n; u++) {
+        COT_TRY(check_row(logits + (size_t)u * (size_t)E, E, site, err));
+        score_row(r, logits + (size_t)u * (size_t)E, E);
+    }
     for (int i = 0; i < n_edits; i++)
         if (edits[i].on_scores) COT_TRY(edits[i].apply(edits[i].user, site, &p, logits, err));
     int32_t at = 0;
