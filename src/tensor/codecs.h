@@ -47,8 +47,9 @@ static inline float cot__half_at(const uint8_t *p) {
     memcpy(&h, p, 2);
     return cot__f16_to_f32(h);
 }
+/* A scale: what lies beyond F16 is the largest F16, for an infinite scale would make NaN of every zero. */
 static inline void cot__half_put(uint8_t *p, float f) {
-    uint16_t h = cot__f32_to_f16(f);
+    uint16_t h = cot__f32_to_f16(f > 65504 ? 65504 : f < -65504 ? -65504 : f);
     memcpy(p, &h, 2);
 }
 /* The 6-bit scale and minimum of sub-block j of Q4_K and Q5_K. */
