@@ -20,7 +20,8 @@ enum { GOLDEN_TOKENS = 256, GOLDEN_CASES = 64 };
 static const double GOLDEN_TOLERANCE = 1e-4;
 
 typedef struct golden_case {
-    char name[64], folder[128];
+    char name[64], folder[128],
+        arch[160];              /* arch: the family's description where it is not built in, or "" */
     int32_t ids[GOLDEN_TOKENS]; /* the prompt, then the greedy continuation */
     int n_prompt, n_greedy;
     float *logits; /* n_prompt × n_vocab */
@@ -55,6 +56,8 @@ static inline void golden_open(golden_case *g, const char *name) {
     memset(g, 0, sizeof *g);
     snprintf(g->name, sizeof g->name, "%.63s", name);
     snprintf(g->folder, sizeof g->folder, "tests/golden/%.63s", name);
+    snprintf(g->arch, sizeof g->arch, "%s/arch.json", g->folder);
+    if (!cot__path_exists(g->arch)) g->arch[0] = 0;
     snprintf(path, sizeof path, "%s/tokens.json", g->folder);
     assert_int_equal(cot__json_load(&root, path, 1 << 20, &err), COT_OK);
     const json_t *prompt = json_object_get(root, "prompt"), *greedy = json_object_get(root, "greedy");
@@ -81,6 +84,8 @@ static inline void golden_open(golden_case *g, const char *name) {
     memcpy(g->logits, text + head, (size_t)rows * (size_t)cols * 4);
     cot_free(text);
 }
+
+static inline const char *golden_arch(const golden_case *g) { return g->arch[0] ? g->arch : NULL; }
 
 static inline void golden_close(golden_case *g) { free(g->logits); }
 

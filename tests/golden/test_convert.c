@@ -29,7 +29,10 @@ static void compare(const golden_case *g, const char *a, const char *b) {
     static const cot_type kvs[] = {COT_F32, COT_F16, COT_Q8_0};
     size_t n = (size_t)g->n_prompt * (size_t)g->n_vocab;
     for (int k = 0; k < 6; k++) {
-        golden_run r = {.path = a, .act = k % 2 ? COT_ACTIVATION_F32 : COT_ACTIVATION_AUTO, .kv = kvs[k / 2]};
+        golden_run r = {.path = a,
+                        .arch_file = golden_arch(g),
+                        .act = k % 2 ? COT_ACTIVATION_F32 : COT_ACTIVATION_AUTO,
+                        .kv = kvs[k / 2]};
         cot_error err;
         float *x = golden_logits(&r, g->ids, g->n_prompt, g->n_vocab, &err);
         if (!x && r.kv == COT_Q8_0 && err.status == COT_UNSUPPORTED) continue;
@@ -59,11 +62,15 @@ static void goes_to_gguf_and_back(void **state) {
         snprintf(folder, sizeof folder, "%s/%d", dir, i);
         cot_convert_options o;
         cot_convert_defaults(&o);
+        o.arch_file = golden_arch(&g);
         if (strstr(g.name, "fp8")) o.type = COT_F32; /* GGUF has no FP8; BF16, the default, rounds */
         must_convert(hf, gguf, &o);
         compare(&g, hf, gguf);
+        cot_convert_options back_again;
+        cot_convert_defaults(&back_again);
+        back_again.arch_file = golden_arch(&g);
         /* a GGUF keeps llama3's scaling as divisors, which only the releases' own numbers lead back from */
-        cot_status s = cot_convert(gguf, folder, NULL, &err);
+        cot_status s = cot_convert(gguf, folder, &back_again, &err);
         if (s == COT_UNSUPPORTED && strcmp(g.name, "llama-llama3") == 0)
             assert_non_null(strstr(err.message, "rope_freqs"));
         else if (s != COT_OK) fail_msg("%s: %s", g.name, err.message);

@@ -54,15 +54,16 @@ static void check_old_config(const golden_case *g) {
         assert_int_equal(symlink(file, to), 0);
     }
     closedir(d);
-    check_reference(g, dir, NULL);
+    check_reference(g, dir, golden_arch(g));
     golden_remove(dir);
 }
 
-/* The case's GGUF file, and the description that adds what its converter leaves unsaid ("" when nothing). */
+/* The case's GGUF file, and the description that adds what its converter leaves unsaid; where there is none,
+ * the family's own (golden_case.arch). */
 static bool gguf_of(const golden_case *g, char path[300], char arch[300]) {
     snprintf(path, 300, "%s/model.gguf", g->folder);
     snprintf(arch, 300, "%s/gguf.arch.json", g->folder);
-    if (!cot__path_exists(arch)) arch[0] = 0;
+    if (!cot__path_exists(arch)) snprintf(arch, 300, "%s", g->arch);
     return cot__path_exists(path);
 }
 
@@ -73,7 +74,7 @@ static void agrees_with_the_reference(void **state) {
         char path[300], arch[300];
         golden_open(&g, golden_names[i]);
         snprintf(path, sizeof path, "%s/hf", g.folder);
-        check_reference(&g, path, NULL);
+        check_reference(&g, path, golden_arch(&g));
         check_old_config(&g);
         if (gguf_of(&g, path, arch)) check_reference(&g, path, arch[0] ? arch : NULL);
         golden_close(&g);
@@ -91,8 +92,10 @@ static void gives_the_same_bits_however_it_is_cut(void **state) {
         golden_open(&g, golden_names[i]);
         snprintf(path, sizeof path, "%s/hf", g.folder);
         for (int k = 0; k < 6; k++) {
-            golden_run r = {
-                .path = path, .act = k % 2 ? COT_ACTIVATION_F32 : COT_ACTIVATION_AUTO, .kv = kvs[k / 2]};
+            golden_run r = {.path = path,
+                            .arch_file = golden_arch(&g),
+                            .act = k % 2 ? COT_ACTIVATION_F32 : COT_ACTIVATION_AUTO,
+                            .kv = kvs[k / 2]};
             cot_error err;
             float *whole = golden_logits(&r, g.ids, g.n_prompt, g.n_vocab, &err);
             if (!whole && r.kv == COT_Q8_0 && err.status == COT_UNSUPPORTED)
@@ -134,8 +137,10 @@ static void gguf_is_safetensors(void **state) {
         files += gguf_of(&g, path, arch);
         for (int k = 0; k < 6 && cot__path_exists(path); k++) {
             cot_error err;
-            golden_run r = {
-                .path = folder, .act = k % 2 ? COT_ACTIVATION_F32 : COT_ACTIVATION_AUTO, .kv = kvs[k / 2]};
+            golden_run r = {.path = folder,
+                            .arch_file = golden_arch(&g),
+                            .act = k % 2 ? COT_ACTIVATION_F32 : COT_ACTIVATION_AUTO,
+                            .kv = kvs[k / 2]};
             float *a = golden_logits(&r, g.ids, g.n_prompt, g.n_vocab, &err);
             if (!a && err.status == COT_UNSUPPORTED) continue;
             r.path = path;
@@ -221,6 +226,9 @@ static const mutation mutations[] = {
     {"deepseek3", "moe", "score", "\"softmax\""},
     {"deepseek3", "moe", "normalize", "false"},
     {"deepseek3", "tensors", "exp_probs_b", NULL},
+    {"phi3", "attention", "window", "0"},
+    {"phi3", "tensors", "ffn_gate.hf",
+     "[{\"name\": \"model.layers.{i}.mlp.gate_up_proj.weight\", \"rows\": \"second\"}]"},
 };
 
 static void set(json_t *obj, const char *key, const char *value) {
@@ -243,7 +251,7 @@ static void write_description(const golden_case *g, const mutation *m, const cha
     char path[300];
     snprintf(path, sizeof path, "%s/hf", g->folder);
     assert_int_equal(cot__source_open(&src, path, &err), COT_OK);
-    assert_int_equal(cot__arch_open(&arch, src, NULL, &err), COT_OK);
+    assert_int_equal(cot__arch_open(&arch, src, golden_arch(g), &err), COT_OK);
     json_object_del(arch->doc, "extends");
     if (m) {
         json_t *stack = json_object_get(json_object_get(arch->doc, "stacks"), "decoder"), *op;

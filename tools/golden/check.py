@@ -17,6 +17,8 @@ with tempfile.TemporaryDirectory() as tmp:
                 continue
             arch = os.path.join(folder, "gguf.arch.json")
             more = ["--arch", arch] if kind == "model.gguf" and os.path.exists(arch) else []
+            if os.path.exists(os.path.join(folder, "arch.json")):
+                more = ["--arch", os.path.join(folder, "arch.json")]
             def run(ids):
                 return subprocess.run([binary, "logits", model, *more, "--tokens", ",".join(map(str, ids)), "-o", out], capture_output=True, text=True)
             r = run(tokens["prompt"])

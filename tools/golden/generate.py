@@ -30,6 +30,7 @@ CASES = {
     "llama": ("Llama", {**BASE, **HD, **FF, **rope()}),
     "llama-llama3": ("Llama", {**BASE, **HD, **FF, "tie_word_embeddings": True, **rope(5e5, rope_type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)}),
     "llama-linear": ("Llama", {**BASE, **HD, **FF, "attention_bias": True, **rope(1e4, rope_type="linear", factor=4.0)}),
+    "phi3": ("Phi3", {**BASE, "hidden_size": 96, **FF, "num_hidden_layers": 2, "sliding_window": 8, "pad_token_id": 0, **rope()}),  # described in examples/arch, not built in
     "mixtral": ("Mixtral", {**BASE, **HD, "intermediate_size": 24, "num_local_experts": 6, "num_experts_per_tok": 2, "sliding_window": None, **rope(1e6)}),
     "qwen2": ("Qwen2", {**BASE, "hidden_size": 96, **FF, **rope(1e6)}),
     "qwen3": ("Qwen3", {**BASE, **HD, **FF, "tie_word_embeddings": True, **rope(1e6)}),
