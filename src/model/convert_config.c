@@ -203,6 +203,20 @@ static cot_status put_llama3(cot__convert *c, json_t *root, const float *stored,
                      "these divisors of rotation are none of the known scalings, which a config.json names");
 }
 
+/* Families whose kinds of layers rotate differently name them; nothing else stands beside the names. */
+static cot_status name_rotations(json_t *params, cot_error *err) {
+    const char *key;
+    json_t *v;
+    void *next;
+    json_object_foreach_safe(params, next, key, v) {
+        if (!json_is_object(v)) json_object_del(params, key);
+        else if (!json_object_get(v, "rope_type") &&
+                 json_object_set_new(v, "rope_type", json_string("default")) != 0)
+            return cot__fail_memory(err, 64);
+    }
+    return COT_OK;
+}
+
 static cot_status put_rope(cot__convert *c, json_t *root, cot_error *err) {
     const cot__param *p = cot__param_find(c->arch, "rope_scaling");
     json_t *params = json_object_get(root, "rope_parameters");
@@ -213,6 +227,7 @@ static cot_status put_rope(cot__convert *c, json_t *root, cot_error *err) {
     COT_TRY(cot__slot_vector(&b, "rope_freqs", false, -1, -1, &stored, &n, err));
     if (stored) return put_llama3(c, root, stored, n, err);
     COT_TRY(put_divisors(c, root, err));
+    if (json_object_get(params, "full_attention")) COT_TRY(name_rotations(params, err));
     if (!none) return COT_OK;
     json_object_del(root, "rope_scaling");
     if (json_is_object(params) && !json_object_get(params, "full_attention")) {
@@ -239,6 +254,17 @@ static cot_status put_template(cot__convert *c, const char *dir, cot_error *err)
     return s;
 }
 
+/* A GGUF need not say how many tokens there are; the embedding does. */
+static cot_status put_vocab_size(cot__convert *c, json_t *root, cot_error *err) {
+    cot__bind b = {c->arch, c->store};
+    cot_view v = {0};
+    if (json_object_get(root, "vocab_size")) return COT_OK;
+    COT_TRY(cot__slot_view(&b, "token_embd", -1, -1, &v, NULL, err));
+    return !v.data || json_object_set_new(root, "vocab_size", json_integer(v.rows)) == 0
+               ? COT_OK
+               : cot__fail_memory(err, 64);
+}
+
 cot_status cot__convert_config(cot__convert *c, const char *dir, cot_error *err) {
     static const char *const ids[][2] = {{"bos_token_id", "tokenizer.ggml.bos_token_id"},
                                          {"eos_token_id", "tokenizer.ggml.eos_token_id"},
@@ -258,6 +284,7 @@ cot_status cot__convert_config(cot__convert *c, const char *dir, cot_error *err)
         if (kv && cot__gguf_int(kv, 0, &id) && json_object_set_new(root, ids[i][0], json_integer(id)) != 0)
             s = cot__fail_memory(err, 64);
     }
+    if (s == COT_OK) s = put_vocab_size(c, root, err);
     if (s == COT_OK) s = put_rope(c, root, err);
     if (s == COT_OK) s = put_flags(c, root, err);
     if (s == COT_OK) s = put_family(c, root, err);

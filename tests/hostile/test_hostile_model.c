@@ -246,7 +246,7 @@ static void folders_that_lie(void **state) {
     } lies[] = {
         {"\"Qwen3MoeForCausalLM\"", "\"NothingForCausalLM\"", "NothingForCausalLM"},
         {"\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", "model.layers.2"},
-        {"\"num_hidden_layers\": 2", "\"num_hidden_layers\": \"two\"", "n_block"},
+        {"\"num_hidden_layers\": 2", "\"num_hidden_layers\": \"two\"", "n_layer"},
         {"\"num_hidden_layers\": 2", "\"num_hidden_layers\": -2", ""},
         {"\"num_attention_heads\": 6", "\"num_attention_heads\": [6]", ""},
         {"\"num_attention_heads\": 6", "\"num_attention_heads\": 5", ""},
