@@ -3,7 +3,7 @@
  * Contract of numbers. At one CPU level, what a kernel writes for one (weight row, token) or one (query,
  * chunk) depends on that row and that token alone: never on how many rows or tokens the call has, on the
  * tile, the thread or the place of the data. Integer sums inside a block are exact; F32 across blocks follows
- * one order per level and format (documented in each file). Levels agree with ref within the bound that the
+ * one order per level (src/kernels/README.md). Levels agree with ref within the bound that the
  * kernel tests state. No kernel reads outside its inputs or writes outside its output; no alignment is
  * assumed except where said. Kernels never allocate: scratch is on the stack (at most 64 KiB) or passed in.
  */
@@ -15,21 +15,24 @@
 /* How a token's activations stand in memory while a weight format meets them. */
 typedef enum cot_act {
     COT_ACT_F32,    /* n floats */
-    COT_ACT_Q8_32,  /* blocks of 32: cot__q8_32; for the formats with blocks of 32 */
-    COT_ACT_Q8_256, /* blocks of 256: cot__q8_256; for the K formats and IQ4_XS */
+    COT_ACT_Q8_32,  /* a scale for each 32 values: for the formats with blocks of 32 */
+    COT_ACT_Q8_256, /* a scale for each 256: for the K formats and IQ4_XS */
     COT_ACT_COUNT
 } cot_act;
 
-typedef struct cot__q8_32 { /* 40 bytes */
-    float d;                /* value = d · q; d = amax / 127 */
-    int32_t sum;            /* Σ q */
-    int8_t q[32];           /* −127 … 127 */
+/* Both are made of groups of 256 values, 64-byte multiples, so that aligned groups load whole. q = −127 … 127,
+ * value = d · q, d = amax / 127; a value that is not finite makes its block's d NaN. */
+typedef struct cot__q8_32 { /* 320 bytes: eight blocks; what lies beyond the row is zero */
+    int8_t q[256];
+    float d[8];
+    int32_t low[8]; /* −128 Σ q of a block */
 } cot__q8_32;
 
-typedef struct cot__q8_256 { /* 292 bytes */
-    float d;
-    int16_t sums[16]; /* Σ q of each 16 */
+typedef struct cot__q8_256 { /* 320 bytes */
     int8_t q[256];
+    float d;
+    int16_t sums[16], pairs[8]; /* Σ q of each 16; of each 32 */
+    int32_t unused[3];
 } cot__q8_256;
 
 #define COT_KV_CHUNK 64 /* positions per attention chunk = positions per KV block */

@@ -16,8 +16,8 @@ static void act_piece(cot_act kind, const void *act, int64_t c0, int64_t n, floa
     for (int64_t i = 0; i < n; i++) {
         int64_t c = c0 + i;
         if (kind == COT_ACT_Q8_32) {
-            const cot__q8_32 *b = (const cot__q8_32 *)act + c / 32;
-            out[i] = b->d * b->q[c % 32];
+            const cot__q8_32 *b = (const cot__q8_32 *)act + c / 256;
+            out[i] = b->d[c % 256 / 32] * b->q[c % 256];
         } else {
             const cot__q8_256 *b = (const cot__q8_256 *)act + c / 256;
             out[i] = b->d * b->q[c % 256];
@@ -100,22 +100,25 @@ static float encode_block(const float *x, int8_t *q, int n) {
 static void act_f32(const float *x, void *dst, int64_t n) { memcpy(dst, x, (size_t)n * sizeof *x); }
 
 static void act_q8_32(const float *x, void *dst, int64_t n) {
-    cot__q8_32 *b = dst;
-    for (; n > 0; n -= 32, x += 32, b++) {
-        b->d = encode_block(x, b->q, 32);
-        b->sum = 0;
-        for (int i = 0; i < 32; i++) b->sum += b->q[i];
+    for (cot__q8_32 *g = dst; n > 0; g++) {
+        memset(g, 0, sizeof *g);
+        for (int b = 0; b < 8 && n > 0; b++, n -= 32, x += 32) {
+            g->d[b] = encode_block(x, g->q + 32 * b, 32);
+            for (int i = 0; i < 32; i++) g->low[b] -= 128 * g->q[32 * b + i];
+        }
     }
 }
 
 static void act_q8_256(const float *x, void *dst, int64_t n) {
     cot__q8_256 *b = dst;
     for (; n > 0; n -= 256, x += 256, b++) {
+        memset(b, 0, sizeof *b);
         b->d = encode_block(x, b->q, 256);
         for (int i = 0; i < 16; i++) {
             int sum = 0;
             for (int j = 0; j < 16; j++) sum += b->q[16 * i + j];
             b->sums[i] = (int16_t)sum;
+            b->pairs[i / 2] = (int16_t)(b->pairs[i / 2] + sum);
         }
     }
 }

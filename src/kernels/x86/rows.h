@@ -46,12 +46,14 @@ COT_ALWAYS void sum_halves(const int8_t *q, int *first, int *second) {
 }
 
 static void act_q8_32(const float *x, void *dst, int64_t n) {
-    cot__q8_32 *b = dst;
-    for (; n > 0; n -= 32, x += 32, b++) {
-        int s[2];
-        b->d = encode_block(x, b->q, 32);
-        sum_halves(b->q, &s[0], &s[1]);
-        b->sum = s[0] + s[1];
+    for (cot__q8_32 *g = dst; n > 0; g++) {
+        if (n < 256) memset(g, 0, sizeof *g);
+        for (int b = 0; b < 8 && n > 0; b++, n -= 32, x += 32) {
+            int s[2];
+            g->d[b] = encode_block(x, g->q + 32 * b, 32);
+            sum_halves(g->q + 32 * b, &s[0], &s[1]);
+            g->low[b] = -128 * (s[0] + s[1]);
+        }
     }
 }
 
@@ -64,7 +66,9 @@ static void act_q8_256(const float *x, void *dst, int64_t n) {
             sum_halves(b->q + 16 * i, &s[0], &s[1]);
             b->sums[i] = (int16_t)s[0];
             b->sums[i + 1] = (int16_t)s[1];
+            b->pairs[i / 2] = (int16_t)(s[0] + s[1]);
         }
+        memset(b->unused, 0, sizeof b->unused);
     }
 }
 

@@ -1,0 +1,149 @@
+/* Products of blocks of 256 with many tokens: as many rows as a vector has lanes are unpacked and interleaved,
+ * four bytes of each row side by side, once for all tokens. The same sums in the same order as few256.h. */
+#ifndef COT_KERNELS_X86_MANY256_H
+#define COT_KERNELS_X86_MANY256_H
+
+#include "kernels/x86/unpack256.h"
+
+enum { TOKENS = WIDE == 64 ? 8 : 4 }; /* at a time */
+
+typedef struct tile256 {
+    _Alignas(64) uint8_t q[64][WIDE];       /* values 4g … 4g + 3 of each row */
+    _Alignas(64) int32_t scale[16][LANES];  /* a scale, as one integer (64-byte level) or twice as words */
+    _Alignas(64) int16_t min[8][LANES][2];  /* of two neighbouring sub-blocks */
+    float d[LANES], dmin[LANES];
+} tile256;
+
+static inline int32_t scale_lane(int16_t s) {
+    return WIDE == 64 ? s : (int32_t)((uint32_t)(uint16_t)s * 0x10001u);
+}
+
+COT_ALWAYS void fill_scales(const kind256 *k, tile256 *x, int l, const block256 *b, const uint8_t *p) {
+    int16_t s[16], m[16];
+    int n = k->fine ? 16 : 8;
+    _mm256_storeu_si256((void *)s, b->scale);
+    _mm256_storeu_si256((void *)m, b->min);
+    for (int j = 0; j < n; j++) x->scale[j][l] = scale_lane(s[j]);
+    for (int j = 0; j < n && k->min != MIN_NONE; j++) x->min[j / 2][l][j % 2] = m[j];
+    x->d[l] = half_at(p + k->d_at);
+    x->dmin[l] = half_at(p + k->dmin_at);
+}
+
+COT_ALWAYS void fill_tile256(const kind256 *k, const uint8_t *const p[LANES], tile256 *x) {
+    _Alignas(64) uint8_t rows[LANES][256];
+    const uint8_t *at[LANES];
+    for (int l = 0; l < LANES; l++) {
+        block256 b;
+        k->unpack(p[l], &b);
+        for (int z = 0; z < PARTS; z++) w_store(rows[l] + WIDE * z, b.q[z]);
+        fill_scales(k, x, l, &b, p[l]);
+        at[l] = rows[l];
+    }
+    for (int g = 0; g < 64; g += 4) {
+        wide v[4];
+        interleave(at, (size_t)g * 4, v);
+        for (int e = 0; e < 4; e++) w_store(x->q[g + e], v[e]);
+    }
+}
+
+/* One block of all rows with n tokens: products of a sub-block, times its scale. */
+COT_ALWAYS void tile256_sums(const kind256 *k, const tile256 *x, const cot__q8_256 *const y[TOKENS], int n,
+                             wide s[TOKENS]) {
+    int subs = k->fine ? 16 : 8, groups = 64 / subs;
+    for (int t = 0; t < n; t++) s[t] = w_zero();
+    for (int j = 0; j < subs; j++) {
+        wide scale = w_load(x->scale[j]), part[TOKENS];
+        const uint8_t(*q)[WIDE] = &x->q[j * groups];
+#ifdef __AVX512F__
+        for (int t = 0; t < n; t++) part[t] = w_zero();
+#pragma GCC unroll 8
+        for (int g = 0; g < groups; g++) {
+            wide v = w_load(q[g]);
+            for (int t = 0; t < n; t++)
+                part[t] = _mm512_dpbusd_epi32(part[t], v, w_each32(y[t]->q + 4 * (j * groups + g)));
+        }
+        for (int t = 0; t < n; t++) s[t] = w_add32(s[t], _mm512_mullo_epi32(part[t], scale));
+#else
+        int run = k->most ? 32767 / (254 * k->most) : 1; /* sums of two products that 16 bits hold */
+        run = run < groups ? run : groups;
+#pragma GCC unroll 8
+        for (int g0 = 0; g0 < groups; g0 += run) {
+#pragma GCC unroll 8
+            for (int g = g0; g < g0 + run; g++) {
+                wide v = w_load(q[g]);
+                for (int t = 0; t < n; t++) {
+                    wide u = w_each32(y[t]->q + 4 * (j * groups + g));
+                    u = k->most ? w_maddubs(v, u) : w_maddubs(_mm256_abs_epi8(v), _mm256_sign_epi8(u, v));
+                    part[t] = g == g0 ? u : w_add16(part[t], u);
+                }
+            }
+            for (int t = 0; t < n; t++) s[t] = w_dot16(s[t], part[t], scale);
+        }
+#endif
+    }
+}
+
+COT_ALWAYS void tile256_block(const kind256 *k, const tile256 *x, const cot__q8_256 *const y[TOKENS], int n,
+                              widef acc[TOKENS]) {
+    wide s[TOKENS], m[TOKENS];
+    widef d = wf_load(x->d), dmin = wf_load(x->dmin);
+    tile256_sums(k, x, y, n, s);
+    for (int t = 0; t < n; t++) m[t] = w_zero();
+    for (int j = 0; k->min != MIN_NONE && j < (k->fine ? 8 : 4); j++) {
+        wide v = w_load(x->min[j]);
+        for (int t = 0; t < n; t++) m[t] = w_dot16(m[t], v, w_each32(k->fine ? y[t]->sums + 2 * j : y[t]->pairs + 2 * j));
+    }
+    for (int t = 0; t < n; t++) {
+        widef yd = wf_all(y[t]->d);
+        if (k->min == MIN_SAME) s[t] = w_sub32(s[t], m[t]);
+        acc[t] = wf_fma(wf_of(s[t]), wf_mul(d, yd), acc[t]);
+        if (k->min == MIN_OWN) acc[t] = wf_fnma(wf_of(m[t]), wf_mul(dmin, yd), acc[t]);
+    }
+}
+
+/* Blocks i … i + blocks − 1, interleaved in x, of `rows` rows (at most LANES) with n tokens. */
+COT_ALWAYS void tile256_run(const kind256 *k, const tile256 *x, int64_t i, int blocks, int rows,
+                            const cot__q8_256 *const a[TOKENS], int n, float *const out[TOKENS]) {
+    widef acc[4][TOKENS];
+    for (int b = 0; b < 4; b++)
+        for (int t = 0; t < n; t++) acc[b][t] = wf_zero();
+    for (int b = 0; b < blocks; b++) {
+        const cot__q8_256 *y[TOKENS];
+        for (int t = 0; t < n; t++) y[t] = a[t] + i + b;
+        tile256_block(k, x + b, y, n, acc[b % 4]);
+    }
+    for (int t = 0; t < n; t++) {
+        widef sum = wf_add(wf_add(acc[0][t], acc[2][t]), wf_add(acc[1][t], acc[3][t]));
+        wf_store_some(out[t], wf_add(sum, i ? wf_load_some(out[t], rows) : wf_zero()), rows);
+    }
+}
+
+COT_ALWAYS void many256(const kind256 *k, const cot_view *w, int64_t r, int rows, const void *act, size_t as,
+                        const int32_t *idx, int64_t n, float *out, size_t os) {
+    tile256 x[DEPTH256];
+    const uint8_t *p[LANES];
+    int64_t blocks = w->cols / 256;
+    for (int l = 0; l < LANES; l++) p[l] = cot__view_at(w, r + (l < rows ? l : rows - 1));
+    for (int64_t i = 0; i < blocks; i += DEPTH256) {
+        int m = blocks - i < DEPTH256 ? (int)(blocks - i) : DEPTH256;
+        for (int b = 0; b < m; b++) {
+            fill_tile256(k, p, &x[b]);
+            for (int l = 0; l < LANES; l++) p[l] += k->bytes;
+        }
+        for (int64_t t0 = 0, step; t0 < n; t0 += step) {
+            const cot__q8_256 *a[TOKENS];
+            float *o[TOKENS];
+            step = n - t0 >= TOKENS ? TOKENS : n - t0 >= 4 ? 4 : n - t0 >= 2 ? 2 : 1;
+            for (int t = 0; t < step; t++) {
+                a[t] = (const void *)((const char *)act + (size_t)(idx ? idx[t0 + t] : t0 + t) * as);
+                o[t] = out + (size_t)(t0 + t) * os + r;
+            }
+            if (step == TOKENS) tile256_run(k, x, i, m, rows, a, TOKENS, o);
+            else if (step == 4) tile256_run(k, x, i, m, rows, a, 4, o);
+            else if (step == 2) tile256_run(k, x, i, m, rows, a, 2, o);
+            else tile256_run(k, x, i, m, rows, a, 1, o);
+        }
+    }
+}
+
+#endif

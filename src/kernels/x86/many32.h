@@ -1,0 +1,117 @@
+/* Products of blocks of 32 with many tokens: as many rows as a vector has lanes, unpacked and interleaved once for
+ * all tokens. The same sums in the same order as few32.h. */
+#ifndef COT_KERNELS_X86_MANY32_H
+#define COT_KERNELS_X86_MANY32_H
+
+#include "kernels/x86/unpack32.h"
+
+typedef struct tile32 {
+    _Alignas(64) uint8_t q[8][WIDE]; /* values 4g … 4g + 3 of each row */
+    _Alignas(64) float d[LANES], m[LANES];
+} tile32;
+
+COT_ALWAYS void fill_tile32(const kind32 *k, const uint8_t *const p[LANES], tile32 *x) {
+    _Alignas(64) uint8_t rows[LANES][32];
+    const uint8_t *at[LANES];
+    for (int l = 0; l < LANES; l++) {
+        __m256i q = k->unpack(p[l]);
+        if (lifted(k)) q = _mm256_xor_si256(q, _mm256_set1_epi8((char)0x80));
+        _mm256_store_si256((void *)rows[l], q);
+        x->d[l] = scale_of(k->scale, p[l] + k->d_at);
+        x->m[l] = k->m_at >= 0 ? half_at(p[l] + k->m_at) : 0;
+        at[l] = rows[l];
+    }
+    for (int g = 0; g < 8; g += 4) {
+        wide v[4];
+        interleave(at, (size_t)g * 4, v);
+        for (int e = 0; e < 4; e++) w_store(x->q[g + e], v[e]);
+    }
+}
+
+COT_ALWAYS void tile32_block(const kind32 *k, const tile32 *x, const cot__q8_32 *const y[TOKENS], int b, int n,
+                             widef acc[TOKENS]) {
+    wide s[TOKENS];
+    for (int t = 0; t < n; t++) {
+        wide low = w_all32(y[t]->low[b]);
+        s[t] = !has_zero(k) ? w_zero() : zero_shift(k) ? COT_WIDE(srai_epi32, low, zero_shift(k)) : low;
+    }
+#ifdef __AVX512F__
+#pragma GCC unroll 8
+    for (int g = 0; g < 8; g++) {
+        wide v = w_load(x->q[g]);
+        for (int t = 0; t < n; t++) s[t] = _mm512_dpbusd_epi32(s[t], v, w_each32(y[t]->q + 32 * b + 4 * g));
+    }
+#else
+    int run = k->is_signed ? 1 : k->zero == 8 || k->bytes == 20 ? 8 : 4; /* sums that 16 bits hold */
+    const wide one = _mm256_set1_epi16(1);
+#pragma GCC unroll 8
+    for (int g0 = 0; g0 < 8; g0 += run) {
+        wide part[TOKENS];
+#pragma GCC unroll 8
+        for (int g = g0; g < g0 + run; g++) {
+            wide v = w_load(x->q[g]);
+            for (int t = 0; t < n; t++) {
+                wide u = w_each32(y[t]->q + 32 * b + 4 * g);
+                u = k->is_signed ? w_maddubs(_mm256_abs_epi8(v), _mm256_sign_epi8(u, v)) : w_maddubs(v, u);
+                part[t] = g == g0 ? u : w_add16(part[t], u);
+            }
+        }
+        for (int t = 0; t < n; t++) s[t] = w_dot16(s[t], part[t], one);
+    }
+#endif
+    widef d = wf_load(x->d), m = wf_load(x->m);
+    for (int t = 0; t < n; t++) {
+        widef yd = wf_all(y[t]->d[b]);
+        acc[t] = wf_fma(wf_of(s[t]), wf_mul(d, yd), acc[t]);
+        if (k->m_at >= 0)
+            acc[t] = wf_fnma(wf_all((float)(y[t]->low[b] >> 7)), wf_mul(m, yd), acc[t]);
+    }
+}
+
+COT_ALWAYS void tile32_run(const kind32 *k, const tile32 *x, int64_t i, int blocks, int rows,
+                           const cot__q8_32 *const a[TOKENS], int n, float *const out[TOKENS]) {
+    widef acc[8][TOKENS];
+    for (int b = 0; b < 8; b++)
+        for (int t = 0; t < n; t++) acc[b][t] = wf_zero();
+    for (int b = 0; b < blocks; b++) {
+        const cot__q8_32 *y[TOKENS];
+        for (int t = 0; t < n; t++) y[t] = a[t] + (i + b) / 8;
+        tile32_block(k, x + b, y, b % 8, n, acc[b % 8]);
+    }
+    for (int t = 0; t < n; t++) {
+        widef s[4];
+        for (int b = 0; b < 4; b++) s[b] = wf_add(acc[b][t], acc[b + 4][t]);
+        widef sum = wf_add(wf_add(s[0], s[2]), wf_add(s[1], s[3]));
+        wf_store_some(out[t], wf_add(sum, i ? wf_load_some(out[t], rows) : wf_zero()), rows);
+    }
+}
+
+COT_ALWAYS void many32(const kind32 *k, const cot_view *w, int64_t r, int rows, const void *act, size_t as,
+                       const int32_t *idx, int64_t n, float *out, size_t os) {
+    tile32 x[DEPTH32];
+    const uint8_t *p[LANES];
+    int64_t blocks = w->cols / 32;
+    for (int l = 0; l < LANES; l++) p[l] = cot__view_at(w, r + (l < rows ? l : rows - 1));
+    for (int64_t i = 0; i < blocks; i += DEPTH32) {
+        int m = blocks - i < DEPTH32 ? (int)(blocks - i) : DEPTH32;
+        for (int b = 0; b < m; b++) {
+            fill_tile32(k, p, &x[b]);
+            for (int l = 0; l < LANES; l++) p[l] += k->bytes;
+        }
+        for (int64_t t0 = 0, step; t0 < n; t0 += step) {
+            const cot__q8_32 *a[TOKENS];
+            float *o[TOKENS];
+            step = n - t0 >= TOKENS ? TOKENS : n - t0 >= 4 ? 4 : n - t0 >= 2 ? 2 : 1;
+            for (int t = 0; t < step; t++) {
+                a[t] = (const void *)((const char *)act + (size_t)(idx ? idx[t0 + t] : t0 + t) * as);
+                o[t] = out + (size_t)(t0 + t) * os + r;
+            }
+            if (step == TOKENS) tile32_run(k, x, i, m, rows, a, TOKENS, o);
+            else if (step == 4) tile32_run(k, x, i, m, rows, a, 4, o);
+            else if (step == 2) tile32_run(k, x, i, m, rows, a, 2, o);
+            else tile32_run(k, x, i, m, rows, a, 1, o);
+        }
+    }
+}
+
+#endif

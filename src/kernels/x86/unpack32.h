@@ -1,0 +1,86 @@
+/* Blocks of 32 weights, unpacked: small integers, a scale, and for some a minimum. value = d · (q − zero) + m. */
+#ifndef COT_KERNELS_X86_UNPACK32_H
+#define COT_KERNELS_X86_UNPACK32_H
+
+#include "kernels/x86/wide.h"
+
+enum { DEPTH32 = 64 }; /* blocks whose partial sums are closed together */
+
+typedef enum scale32 { SCALE_HALF, SCALE_POWER } scale32; /* F16; 2^(e − 128) */
+
+typedef struct kind32 {
+    __m256i (*unpack)(const uint8_t *p);
+    int bytes, d_at, m_at; /* m_at < 0: no minimum */
+    int zero;              /* 0 … 32, a power of two; 0: q is as it is */
+    bool is_signed;        /* q is −127 … 127 and zero is 0 */
+    scale32 scale;
+} kind32;
+
+/* 16 bytes of nibbles, the low ones first, by a table. */
+COT_ALWAYS __m256i by_table(const uint8_t *p, __m128i table) {
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), nibbles(p));
+}
+COT_ALWAYS __m256i bits32(const uint8_t *p) { /* bit j of 32 → 0x10 in byte j */
+    uint32_t bits;
+    memcpy(&bits, p, 4);
+    __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32((int)bits),
+                                         _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2,
+                                                          2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3));
+    __m256i mask = _mm256_set1_epi64x((long long)0x8040201008040201ull);
+    return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(spread, mask), mask), _mm256_set1_epi8(16));
+}
+
+COT_ALWAYS __m256i unpack_q8_0(const uint8_t *p) { return load256(p + 2); }
+COT_ALWAYS __m256i unpack_q4_0(const uint8_t *p) { return nibbles(p + 2); }
+COT_ALWAYS __m256i unpack_q4_1(const uint8_t *p) { return nibbles(p + 4); }
+COT_ALWAYS __m256i unpack_q5_0(const uint8_t *p) { return _mm256_or_si256(nibbles(p + 6), bits32(p + 2)); }
+COT_ALWAYS __m256i unpack_q5_1(const uint8_t *p) { return _mm256_or_si256(nibbles(p + 8), bits32(p + 4)); }
+COT_ALWAYS __m256i unpack_iq4_nl(const uint8_t *p) {
+    return by_table(p + 2, _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113));
+}
+COT_ALWAYS __m256i unpack_mxfp4(const uint8_t *p) { /* twice the value, 16 too high */
+    return by_table(p + 1, _mm_setr_epi8(16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4));
+}
+
+static const kind32 kind_q8_0 = {unpack_q8_0, 34, 0, -1, 0, true, SCALE_HALF};
+static const kind32 kind_q4_0 = {unpack_q4_0, 18, 0, -1, 8, false, SCALE_HALF};
+static const kind32 kind_q4_1 = {unpack_q4_1, 20, 0, 2, 0, false, SCALE_HALF};
+static const kind32 kind_q5_0 = {unpack_q5_0, 22, 0, -1, 16, false, SCALE_HALF};
+static const kind32 kind_q5_1 = {unpack_q5_1, 24, 0, 2, 0, false, SCALE_HALF};
+static const kind32 kind_iq4_nl = {unpack_iq4_nl, 18, 0, -1, 0, true, SCALE_HALF};
+static const kind32 kind_mxfp4 = {unpack_mxfp4, 17, 0, -1, 16, false, SCALE_POWER};
+
+/* Scales (or minima) of m ≤ 8 blocks `bytes` apart, zero beyond. */
+COT_ALWAYS __m256 scales8(scale32 kind, const uint8_t *p, int bytes, int m) {
+    if (kind == SCALE_HALF) {
+        uint16_t h[8] = {0};
+        for (int j = 0; j < m; j++) memcpy(&h[j], p + bytes * j, 2);
+        return _mm256_cvtph_ps(_mm_setr_epi16((short)h[0], (short)h[1], (short)h[2], (short)h[3], (short)h[4],
+                                              (short)h[5], (short)h[6], (short)h[7]));
+    }
+    uint64_t e = 0;
+    for (int j = 0; j < m; j++) e |= (uint64_t)p[bytes * j] << (8 * j);
+    __m256i x = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)e)), one = _mm256_set1_epi32(1);
+    __m256i small = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), x); /* e = 0 and 1: denormal */
+    x = _mm256_blendv_epi8(_mm256_slli_epi32(_mm256_sub_epi32(x, one), 23), small,
+                           _mm256_cmpgt_epi32(_mm256_set1_epi32(2), x));
+    __m256i within = _mm256_cmpgt_epi32(_mm256_set1_epi32(m), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return _mm256_castsi256_ps(_mm256_and_si256(x, within));
+}
+COT_ALWAYS float scale_of(scale32 kind, const uint8_t *p) {
+    if (kind == SCALE_HALF) return half_at(p);
+    uint32_t u = p[0] < 2 ? 0x00200000u << p[0] : (uint32_t)(p[0] - 1) << 23;
+    float d;
+    memcpy(&d, &u, 4);
+    return d;
+}
+
+/* Does the level lift signed bytes by 128 to take them as unsigned ones? */
+COT_ALWAYS bool lifted(const kind32 *k) { return WIDE == 64 && k->is_signed; }
+/* What −128 Σ y is shifted right by to become −zero Σ y. */
+COT_ALWAYS int zero_shift(const kind32 *k) {
+    return lifted(k) ? 0 : k->zero == 32 ? 2 : k->zero == 16 ? 3 : 4;
+}
+COT_ALWAYS bool has_zero(const kind32 *k) { return lifted(k) || k->zero; }
+
+#endif

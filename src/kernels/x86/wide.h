@@ -1,0 +1,144 @@
+/* Vectors as wide as the level has: 64 bytes with AVX-512, else 32. What a product needs of them, so that one
+ * source serves both levels. Operations on integers stay inside lanes of 16 bytes. */
+#ifndef COT_KERNELS_X86_WIDE_H
+#define COT_KERNELS_X86_WIDE_H
+
+#include "kernels/x86/simd.h"
+
+#ifdef __AVX512F__
+typedef __m512i wide;
+typedef __m512 widef;
+enum { WIDE = 64 };
+#define COT_WIDE(op, ...) _mm512_##op(__VA_ARGS__)
+#define COT_WIDE_BITS(op, ...) _mm512_##op##_si512(__VA_ARGS__)
+#else
+typedef __m256i wide;
+typedef __m256 widef;
+enum { WIDE = 32 };
+#define COT_WIDE(op, ...) _mm256_##op(__VA_ARGS__)
+#define COT_WIDE_BITS(op, ...) _mm256_##op##_si256(__VA_ARGS__)
+#endif
+enum { LANES = WIDE / 4 }; /* 32-bit lanes */
+
+COT_ALWAYS wide w_load(const void *p) { return COT_WIDE_BITS(loadu, p); }
+COT_ALWAYS void w_store(void *p, wide a) { COT_WIDE_BITS(storeu, p, a); }
+COT_ALWAYS wide w_zero(void) { return COT_WIDE_BITS(setzero, ); }
+COT_ALWAYS wide w_and(wide a, wide b) { return COT_WIDE_BITS(and, a, b); }
+COT_ALWAYS wide w_or(wide a, wide b) { return COT_WIDE_BITS(or, a, b); }
+COT_ALWAYS wide w_xor(wide a, wide b) { return COT_WIDE_BITS(xor, a, b); }
+COT_ALWAYS wide w_all8(int x) { return COT_WIDE(set1_epi8, (char)x); }
+COT_ALWAYS wide w_all32(int32_t x) { return COT_WIDE(set1_epi32, x); }
+COT_ALWAYS wide w_add16(wide a, wide b) { return COT_WIDE(add_epi16, a, b); }
+COT_ALWAYS wide w_add32(wide a, wide b) { return COT_WIDE(add_epi32, a, b); }
+COT_ALWAYS wide w_sub32(wide a, wide b) { return COT_WIDE(sub_epi32, a, b); }
+COT_ALWAYS wide w_maddubs(wide a, wide b) { return COT_WIDE(maddubs_epi16, a, b); }
+COT_ALWAYS wide w_madd(wide a, wide b) { return COT_WIDE(madd_epi16, a, b); }
+COT_ALWAYS wide w_shuffle8(wide table, wide index) { return COT_WIDE(shuffle_epi8, table, index); }
+#define w_right16(a, n) COT_WIDE(srli_epi16, a, n)
+#define w_left16(a, n) COT_WIDE(slli_epi16, a, n)
+
+/* Four bytes (of activations) in every lane. */
+COT_ALWAYS wide w_each32(const void *p) {
+    int32_t x;
+    memcpy(&x, p, 4);
+    return COT_WIDE(set1_epi32, x);
+}
+/* 16 bytes in every lane of 16. */
+COT_ALWAYS wide w_each128(__m128i x) {
+#ifdef __AVX512F__
+    return _mm512_broadcast_i32x4(x);
+#else
+    return _mm256_broadcastsi128_si256(x);
+#endif
+}
+/* acc + products of 16-bit pairs. */
+COT_ALWAYS wide w_dot16(wide acc, wide a, wide b) {
+#ifdef __AVX512VNNI__
+    return _mm512_dpwssd_epi32(acc, a, b);
+#else
+    return w_add32(acc, w_madd(a, b));
+#endif
+}
+/* acc + products of four unsigned bytes of a, below 130, and signed bytes of b. */
+COT_ALWAYS wide w_dot8(wide acc, wide a, wide b) {
+#ifdef __AVX512VNNI__
+    return _mm512_dpbusd_epi32(acc, a, b);
+#else
+    return w_add32(acc, w_madd(w_maddubs(a, b), COT_WIDE(set1_epi16, 1)));
+#endif
+}
+
+COT_ALWAYS widef wf_zero(void) { return COT_WIDE(setzero_ps, ); }
+COT_ALWAYS widef wf_all(float x) { return COT_WIDE(set1_ps, x); }
+COT_ALWAYS widef wf_load(const float *p) { return COT_WIDE(loadu_ps, p); }
+COT_ALWAYS void wf_store(float *p, widef a) { COT_WIDE(storeu_ps, p, a); }
+COT_ALWAYS widef wf_mul(widef a, widef b) { return COT_WIDE(mul_ps, a, b); }
+COT_ALWAYS widef wf_add(widef a, widef b) { return COT_WIDE(add_ps, a, b); }
+COT_ALWAYS widef wf_fma(widef a, widef b, widef c) { return COT_WIDE(fmadd_ps, a, b, c); }   /* c + a b */
+COT_ALWAYS widef wf_fnma(widef a, widef b, widef c) { return COT_WIDE(fnmadd_ps, a, b, c); } /* c − a b */
+COT_ALWAYS widef wf_of(wide a) { return COT_WIDE(cvtepi32_ps, a); }
+
+/* The first n lanes, n ≤ LANES. */
+COT_ALWAYS widef wf_load_some(const float *p, int n) {
+#ifdef __AVX512F__
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+#else
+    return load_some(p, n);
+#endif
+}
+COT_ALWAYS void wf_store_some(float *p, widef v, int n) {
+#ifdef __AVX512F__
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), v);
+#else
+    store_some(p, v, n);
+#endif
+}
+
+/* Sums of the lanes of four vectors: lane j of the result is that of v[j]. */
+COT_ALWAYS __m128i sums4_256(const __m256i v[4]) {
+    __m256i a = _mm256_add_epi32(_mm256_unpacklo_epi32(v[0], v[1]), _mm256_unpackhi_epi32(v[0], v[1]));
+    __m256i b = _mm256_add_epi32(_mm256_unpacklo_epi32(v[2], v[3]), _mm256_unpackhi_epi32(v[2], v[3]));
+    a = _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+    return _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+}
+COT_ALWAYS __m128i sums4_128(const __m128i v[4]) {
+    __m128i a = _mm_add_epi32(_mm_unpacklo_epi32(v[0], v[1]), _mm_unpackhi_epi32(v[0], v[1]));
+    __m128i b = _mm_add_epi32(_mm_unpacklo_epi32(v[2], v[3]), _mm_unpackhi_epi32(v[2], v[3]));
+    return _mm_add_epi32(_mm_unpacklo_epi64(a, b), _mm_unpackhi_epi64(a, b));
+}
+COT_ALWAYS __m128i sums4(const wide v[4]) {
+#ifdef __AVX512F__
+    __m512i a = _mm512_add_epi32(_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
+    __m512i b = _mm512_add_epi32(_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
+    a = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+    __m256i c = _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+    return _mm_add_epi32(_mm256_castsi256_si128(c), _mm256_extracti128_si256(c, 1));
+#else
+    return sums4_256(v);
+#endif
+}
+
+/* LANES rows of bytes, 16 from each, to four vectors: vector e holds bytes 4e … 4e + 3 of every row, row l in
+ * lane l. */
+COT_ALWAYS void interleave(const uint8_t *const row[LANES], size_t at, wide out[4]) {
+    wide a[4];
+    for (int q = 0; q < 4; q++) {
+#ifdef __AVX512F__
+        a[q] = _mm512_castsi128_si512(load128(row[q] + at));
+        a[q] = _mm512_inserti32x4(a[q], load128(row[q + 4] + at), 1);
+        a[q] = _mm512_inserti32x4(a[q], load128(row[q + 8] + at), 2);
+        a[q] = _mm512_inserti32x4(a[q], load128(row[q + 12] + at), 3);
+#else
+        a[q] = _mm256_inserti128_si256(_mm256_castsi128_si256(load128(row[q] + at)), load128(row[q + 4] + at),
+                                       1);
+#endif
+    }
+    wide b0 = COT_WIDE(unpacklo_epi32, a[0], a[1]), b1 = COT_WIDE(unpackhi_epi32, a[0], a[1]);
+    wide b2 = COT_WIDE(unpacklo_epi32, a[2], a[3]), b3 = COT_WIDE(unpackhi_epi32, a[2], a[3]);
+    out[0] = COT_WIDE(unpacklo_epi64, b0, b2);
+    out[1] = COT_WIDE(unpackhi_epi64, b0, b2);
+    out[2] = COT_WIDE(unpacklo_epi64, b1, b3);
+    out[3] = COT_WIDE(unpackhi_epi64, b1, b3);
+}
+
+#endif
