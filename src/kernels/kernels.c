@@ -91,7 +91,7 @@ int cot__kernel_slot(cot_type type) {
 size_t cot__act_bytes(cot_act act, int64_t n) {
     switch (act) {
     case COT_ACT_Q8_32: return (size_t)((n + 255) / 256) * sizeof(cot__q8_32);
-    case COT_ACT_Q8_256: return (size_t)((n + 255) / 256) * sizeof(cot__q8_256);
+    case COT_ACT_Q8_256: return (size_t)((n + 1023) / 1024) * sizeof(cot__q8_256);
     default: return (size_t)n * sizeof(float);
     }
 }

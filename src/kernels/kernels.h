@@ -20,19 +20,19 @@ typedef enum cot_act {
     COT_ACT_COUNT
 } cot_act;
 
-/* Both are made of groups of 256 values, 64-byte multiples, so that aligned groups load whole. q = −127 … 127,
+/* Both are made of groups whose sizes are multiples of 64 bytes; what lies beyond the row is zero. q = −127 … 127,
  * value = d · q, d = amax / 127; a value that is not finite makes its block's d NaN. */
-typedef struct cot__q8_32 { /* 320 bytes: eight blocks; what lies beyond the row is zero */
+typedef struct cot__q8_32 { /* 320 bytes: eight blocks of 32 */
     int8_t q[256];
     float d[8];
     int32_t low[8]; /* −128 Σ q of a block */
 } cot__q8_32;
 
-typedef struct cot__q8_256 { /* 320 bytes */
-    int8_t q[256];
-    float d;
-    int16_t sums[16], pairs[8]; /* Σ q of each 16; of each 32 */
-    int32_t unused[3];
+typedef struct cot__q8_256 { /* 1280 bytes: four blocks of 256 */
+    int8_t q[4][256];
+    int16_t sums[4][16], pairs[4][8]; /* Σ q of each 16; of each 32 */
+    float d[4];
+    int32_t unused[12];
 } cot__q8_256;
 
 #define COT_KV_CHUNK 64 /* positions per attention chunk = positions per KV block */

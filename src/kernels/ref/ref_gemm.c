@@ -19,8 +19,8 @@ static void act_piece(cot_act kind, const void *act, int64_t c0, int64_t n, floa
             const cot__q8_32 *b = (const cot__q8_32 *)act + c / 256;
             out[i] = b->d[c % 256 / 32] * b->q[c % 256];
         } else {
-            const cot__q8_256 *b = (const cot__q8_256 *)act + c / 256;
-            out[i] = b->d * b->q[c % 256];
+            const cot__q8_256 *b = (const cot__q8_256 *)act + c / 1024;
+            out[i] = b->d[c % 1024 / 256] * b->q[c % 1024 / 256][c % 256];
         }
     }
 }
@@ -110,15 +110,16 @@ static void act_q8_32(const float *x, void *dst, int64_t n) {
 }
 
 static void act_q8_256(const float *x, void *dst, int64_t n) {
-    cot__q8_256 *b = dst;
-    for (; n > 0; n -= 256, x += 256, b++) {
-        memset(b, 0, sizeof *b);
-        b->d = encode_block(x, b->q, 256);
-        for (int i = 0; i < 16; i++) {
-            int sum = 0;
-            for (int j = 0; j < 16; j++) sum += b->q[16 * i + j];
-            b->sums[i] = (int16_t)sum;
-            b->pairs[i / 2] = (int16_t)(b->pairs[i / 2] + sum);
+    for (cot__q8_256 *g = dst; n > 0; g++) {
+        memset(g, 0, sizeof *g);
+        for (int b = 0; b < 4 && n > 0; b++, n -= 256, x += 256) {
+            g->d[b] = encode_block(x, g->q[b], 256);
+            for (int i = 0; i < 16; i++) {
+                int sum = 0;
+                for (int j = 0; j < 16; j++) sum += g->q[b][16 * i + j];
+                g->sums[b][i] = (int16_t)sum;
+                g->pairs[b][i / 2] = (int16_t)(g->pairs[b][i / 2] + sum);
+            }
         }
     }
 }

@@ -53,10 +53,10 @@ COT_ALWAYS const float *act_piece(cot_act kind, const void *act, int64_t c0, int
     for (int i = 0; i < n; i += 8) {
         int64_t c = c0 + i;
         const cot__q8_32 *s = (const cot__q8_32 *)act + c / 256;
-        const cot__q8_256 *k = (const cot__q8_256 *)act + c / 256;
-        const int8_t *q = (kind == COT_ACT_Q8_32 ? s->q : k->q) + c % 256;
+        const cot__q8_256 *k = (const cot__q8_256 *)act + c / 1024;
+        const int8_t *q = (kind == COT_ACT_Q8_32 ? s->q : k->q[c % 1024 / 256]) + c % 256;
         __m256i x = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)q));
-        float d = kind == COT_ACT_Q8_32 ? s->d[c % 256 / 32] : k->d;
+        float d = kind == COT_ACT_Q8_32 ? s->d[c % 256 / 32] : k->d[c % 1024 / 256];
         _mm256_storeu_ps(buf + i, _mm256_mul_ps(_mm256_set1_ps(d), _mm256_cvtepi32_ps(x)));
     }
     return buf;

@@ -18,11 +18,13 @@ static inline int32_t scale_lane(int16_t s) {
     return WIDE == 64 ? s : (int32_t)((uint32_t)(uint16_t)s * 0x10001u);
 }
 
-COT_ALWAYS void fill_scales(const kind256 *k, tile256 *x, int l, const block256 *b, const uint8_t *p) {
+COT_ALWAYS void fill_scales(const kind256 *k, tile256 *x, int l, const uint8_t *p) {
+    scales256 b;
     int16_t s[16], m[16];
     int n = k->fine ? 16 : 8;
-    _mm256_storeu_si256((void *)s, b->scale);
-    _mm256_storeu_si256((void *)m, b->min);
+    k->scales(p, &b);
+    _mm256_storeu_si256((void *)s, b.scale);
+    _mm256_storeu_si256((void *)m, b.min);
     for (int j = 0; j < n; j++) x->scale[j][l] = scale_lane(s[j]);
     for (int j = 0; j < n && k->min != MIN_NONE; j++) x->min[j / 2][l][j % 2] = m[j];
     x->d[l] = half_at(p + k->d_at);
@@ -33,10 +35,10 @@ COT_ALWAYS void fill_tile256(const kind256 *k, const uint8_t *const p[LANES], ti
     _Alignas(64) uint8_t rows[LANES][256];
     const uint8_t *at[LANES];
     for (int l = 0; l < LANES; l++) {
-        block256 b;
-        k->unpack(p[l], &b);
-        for (int z = 0; z < PARTS; z++) w_store(rows[l] + WIDE * z, b.q[z]);
-        fill_scales(k, x, l, &b, p[l]);
+        wide q[PARTS];
+        k->unpack(p[l], q);
+        for (int z = 0; z < PARTS; z++) w_store(rows[l] + WIDE * z, q[z]);
+        fill_scales(k, x, l, p[l]);
         at[l] = rows[l];
     }
     for (int g = 0; g < 64; g += 4) {
@@ -47,8 +49,8 @@ COT_ALWAYS void fill_tile256(const kind256 *k, const uint8_t *const p[LANES], ti
 }
 
 /* One block of all rows with n tokens: products of a sub-block, times its scale. */
-COT_ALWAYS void tile256_sums(const kind256 *k, const tile256 *x, const cot__q8_256 *const y[TOKENS], int n,
-                             wide s[TOKENS]) {
+COT_ALWAYS void tile256_sums(const kind256 *k, const tile256 *x, const cot__q8_256 *const y[TOKENS], int b,
+                             int n, wide s[TOKENS]) {
     int subs = k->fine ? 16 : 8, groups = 64 / subs;
     for (int t = 0; t < n; t++) s[t] = w_zero();
     for (int j = 0; j < subs; j++) {
@@ -60,7 +62,7 @@ COT_ALWAYS void tile256_sums(const kind256 *k, const tile256 *x, const cot__q8_2
         for (int g = 0; g < groups; g++) {
             wide v = w_load(q[g]);
             for (int t = 0; t < n; t++)
-                part[t] = _mm512_dpbusd_epi32(part[t], v, w_each32(y[t]->q + 4 * (j * groups + g)));
+                part[t] = _mm512_dpbusd_epi32(part[t], v, w_each32(y[t]->q[b] + 4 * (j * groups + g)));
         }
         for (int t = 0; t < n; t++) s[t] = w_add32(s[t], _mm512_mullo_epi32(part[t], scale));
 #else
@@ -72,7 +74,7 @@ COT_ALWAYS void tile256_sums(const kind256 *k, const tile256 *x, const cot__q8_2
             for (int g = g0; g < g0 + run; g++) {
                 wide v = w_load(q[g]);
                 for (int t = 0; t < n; t++) {
-                    wide u = w_each32(y[t]->q + 4 * (j * groups + g));
+                    wide u = w_each32(y[t]->q[b] + 4 * (j * groups + g));
                     u = k->most ? w_maddubs(v, u) : w_maddubs(_mm256_abs_epi8(v), _mm256_sign_epi8(u, v));
                     part[t] = g == g0 ? u : w_add16(part[t], u);
                 }
@@ -83,18 +85,18 @@ COT_ALWAYS void tile256_sums(const kind256 *k, const tile256 *x, const cot__q8_2
     }
 }
 
-COT_ALWAYS void tile256_block(const kind256 *k, const tile256 *x, const cot__q8_256 *const y[TOKENS], int n,
-                              widef acc[TOKENS]) {
+COT_ALWAYS void tile256_block(const kind256 *k, const tile256 *x, const cot__q8_256 *const y[TOKENS], int b,
+                              int n, widef acc[TOKENS]) {
     wide s[TOKENS], m[TOKENS];
     widef d = wf_load(x->d), dmin = wf_load(x->dmin);
-    tile256_sums(k, x, y, n, s);
+    tile256_sums(k, x, y, b, n, s);
     for (int t = 0; t < n; t++) m[t] = w_zero();
     for (int j = 0; k->min != MIN_NONE && j < (k->fine ? 8 : 4); j++) {
         wide v = w_load(x->min[j]);
-        for (int t = 0; t < n; t++) m[t] = w_dot16(m[t], v, w_each32(k->fine ? y[t]->sums + 2 * j : y[t]->pairs + 2 * j));
+        for (int t = 0; t < n; t++) m[t] = w_dot16(m[t], v, w_each32(k->fine ? y[t]->sums[b] + 2 * j : y[t]->pairs[b] + 2 * j));
     }
     for (int t = 0; t < n; t++) {
-        widef yd = wf_all(y[t]->d);
+        widef yd = wf_all(y[t]->d[b]);
         if (k->min == MIN_SAME) s[t] = w_sub32(s[t], m[t]);
         acc[t] = wf_fma(wf_of(s[t]), wf_mul(d, yd), acc[t]);
         if (k->min == MIN_OWN) acc[t] = wf_fnma(wf_of(m[t]), wf_mul(dmin, yd), acc[t]);
@@ -109,8 +111,8 @@ COT_ALWAYS void tile256_run(const kind256 *k, const tile256 *x, int64_t i, int b
         for (int t = 0; t < n; t++) acc[b][t] = wf_zero();
     for (int b = 0; b < blocks; b++) {
         const cot__q8_256 *y[TOKENS];
-        for (int t = 0; t < n; t++) y[t] = a[t] + i + b;
-        tile256_block(k, x + b, y, n, acc[b % 4]);
+        for (int t = 0; t < n; t++) y[t] = a[t] + (i + b) / 4;
+        tile256_block(k, x + b, y, b % 4, n, acc[b % 4]);
     }
     for (int t = 0; t < n; t++) {
         widef sum = wf_add(wf_add(acc[0][t], acc[2][t]), wf_add(acc[1][t], acc[3][t]));

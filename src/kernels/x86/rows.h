@@ -58,17 +58,19 @@ static void act_q8_32(const float *x, void *dst, int64_t n) {
 }
 
 static void act_q8_256(const float *x, void *dst, int64_t n) {
-    cot__q8_256 *b = dst;
-    for (; n > 0; n -= 256, x += 256, b++) {
-        b->d = encode_block(x, b->q, 256);
-        for (int i = 0; i < 16; i += 2) {
-            int s[2];
-            sum_halves(b->q + 16 * i, &s[0], &s[1]);
-            b->sums[i] = (int16_t)s[0];
-            b->sums[i + 1] = (int16_t)s[1];
-            b->pairs[i / 2] = (int16_t)(s[0] + s[1]);
+    for (cot__q8_256 *g = dst; n > 0; g++) {
+        if (n < 1024) memset(g, 0, sizeof *g);
+        else memset(g->unused, 0, sizeof g->unused);
+        for (int b = 0; b < 4 && n > 0; b++, n -= 256, x += 256) {
+            g->d[b] = encode_block(x, g->q[b], 256);
+            for (int i = 0; i < 16; i += 2) {
+                int s[2];
+                sum_halves(g->q[b] + 16 * i, &s[0], &s[1]);
+                g->sums[b][i] = (int16_t)s[0];
+                g->sums[b][i + 1] = (int16_t)s[1];
+                g->pairs[b][i / 2] = (int16_t)(s[0] + s[1]);
+            }
         }
-        memset(b->unused, 0, sizeof b->unused);
     }
 }
 

@@ -7,10 +7,10 @@
 
 enum { PARTS = 256 / WIDE, DEPTH256 = 8 }; /* blocks whose partial sums are closed together */
 
-typedef struct block256 {
-    wide q[PARTS];
-    __m256i scale, min; /* 16 words; only the first 8 where one scale serves 32 */
-} block256;
+/* 16 words each; only the first 8 where one scale serves 32. */
+typedef struct scales256 {
+    __m256i scale, min;
+} scales256;
 
 typedef enum minima {
     MIN_NONE,
@@ -19,9 +19,10 @@ typedef enum minima {
 } minima;
 
 typedef struct kind256 {
-    void (*unpack)(const uint8_t *p, block256 *b);
+    void (*unpack)(const uint8_t *p, wide q[PARTS]);
+    void (*scales)(const uint8_t *p, scales256 *s);
     int bytes, d_at, dmin_at;
-    bool fine;
+    bool fine, k_head; /* a scale for 16 values; the head of Q4_K: d, dmin, 12 bytes of scales */
     minima min;
     int most; /* largest q; 0: signed bytes (the 32-byte level) or up to 255 (the other) */
 } kind256;
@@ -66,56 +67,67 @@ COT_ALWAYS wide high_bits(const uint8_t *p, int z, int to) {
 }
 
 /* 6-bit scales and minima of Q4_K and Q5_K: eight of each in 12 bytes. */
-COT_ALWAYS void scales_k(const uint8_t *p, block256 *b) {
+COT_ALWAYS void scales_k(const uint8_t *p, scales256 *b) {
     uint32_t u[4], m = 0x3f3f3f3f, low = 0x0f0f0f0f, top = 0x03030303;
-    memcpy(u, p, 12);
+    memcpy(u, p + 4, 12);
     uint64_t s = (u[0] & m) | (uint64_t)((u[2] & low) | ((u[0] >> 6 & top) << 4)) << 32;
     uint64_t n = (u[1] & m) | (uint64_t)((u[2] >> 4 & low) | ((u[1] >> 6 & top) << 4)) << 32;
     b->scale = _mm256_castsi128_si256(_mm_cvtepu8_epi16(_mm_cvtsi64_si128((long long)s)));
     b->min = _mm256_castsi128_si256(_mm_cvtepu8_epi16(_mm_cvtsi64_si128((long long)n)));
 }
-
-COT_ALWAYS void unpack_q4_k(const uint8_t *p, block256 *b) {
-    scales_k(p + 4, b);
-    for (int z = 0; z < PARTS; z++) b->q[z] = planes(p + 16, z, 2, 4);
+/* The same for blocks whose first 16 bytes (d, dmin, scales) are the lanes of h: words in lanes. */
+COT_ALWAYS void scales_k_lanes(wide h, wide *scale, wide *min) {
+    const __m128i m = _mm_setr_epi32(0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f);
+    const __m128i top = _mm_setr_epi32(0, 0x30303030, 0, 0x30303030), by = _mm_setr_epi32(0, 0, 0, 4);
+    wide a = COT_WIDE(shuffle_epi32, h, _MM_SHUFFLE(3, 2, 3, 1)); /* u0 u2 u1 u2 */
+    wide b = COT_WIDE(shuffle_epi32, h, _MM_SHUFFLE(2, 2, 1, 1)); /* ·  u0 ·  u1 */
+    a = w_and(COT_WIDE(srlv_epi32, a, w_each128(by)), w_each128(m));
+    a = w_or(a, w_and(COT_WIDE(srli_epi32, b, 2), w_each128(top)));
+    *scale = COT_WIDE(unpacklo_epi8, a, w_zero());
+    *min = COT_WIDE(unpackhi_epi8, a, w_zero());
 }
-COT_ALWAYS void unpack_q5_k(const uint8_t *p, block256 *b) {
-    scales_k(p + 4, b);
-    for (int z = 0; z < PARTS; z++) b->q[z] = w_or(planes(p + 48, z, 2, 4), high_bits(p + 16, z, 4));
+
+COT_ALWAYS void unpack_q4_k(const uint8_t *p, wide q[PARTS]) {
+    for (int z = 0; z < PARTS; z++) q[z] = planes(p + 16, z, 2, 4);
+}
+COT_ALWAYS void unpack_q5_k(const uint8_t *p, wide q[PARTS]) {
+    for (int z = 0; z < PARTS; z++) q[z] = w_or(planes(p + 48, z, 2, 4), high_bits(p + 16, z, 4));
 }
 
-COT_ALWAYS void unpack_q6_k(const uint8_t *p, block256 *b) {
+COT_ALWAYS void scales_q6_k(const uint8_t *p, scales256 *b) {
     b->scale = _mm256_cvtepi8_epi16(load128(p + 192));
     b->min = _mm256_slli_epi16(b->scale, 5);
+}
+COT_ALWAYS void unpack_q6_k(const uint8_t *p, wide q[PARTS]) {
+    const wide low = w_all8(15), top = w_all8(0x30);
 #ifdef __AVX512F__
-    const __m512i low = w_all8(15), top = w_all8(0x30);
     const __m512i first = halves32(4, 2), second = halves32(0, 30);
     for (int half = 0; half < 2; half++) {
         __m512i l = w_load(p + 64 * half), h = _mm512_broadcast_i64x4(load256(p + 128 + 32 * half));
-        b->q[2 * half] = w_or(w_and(l, low), w_and(_mm512_rolv_epi32(h, first), top));
-        b->q[2 * half + 1] =
-            w_or(w_and(w_right16(l, 4), low), w_and(_mm512_rolv_epi32(h, second), top));
+        q[2 * half] = w_or(w_and(l, low), w_and(_mm512_rolv_epi32(h, first), top));
+        q[2 * half + 1] = w_or(w_and(w_right16(l, 4), low), w_and(_mm512_rolv_epi32(h, second), top));
     }
 #else
-    const __m256i low = w_all8(15), top = w_all8(0x30);
     for (int j = 0; j < 8; j++) {
         __m256i x = load256(p + 64 * (j / 4) + 32 * (j % 2)), h = load256(p + 128 + 32 * (j / 4));
         int g = j % 4;
         h = g == 0 ? w_left16(h, 4) : g == 1 ? w_left16(h, 2) : g == 2 ? h : w_right16(h, 2);
         if (g >= 2) x = w_right16(x, 4);
-        b->q[j] = w_or(w_and(x, low), w_and(h, top));
+        q[j] = w_or(w_and(x, low), w_and(h, top));
     }
 #endif
 }
 
-COT_ALWAYS void unpack_q2_k(const uint8_t *p, block256 *b) {
+COT_ALWAYS void scales_q2_k(const uint8_t *p, scales256 *b) {
     __m128i s = load128(p), low = _mm_set1_epi8(15);
     b->scale = _mm256_cvtepu8_epi16(_mm_and_si128(s, low));
     b->min = _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16(s, 4), low));
-    for (int z = 0; z < PARTS; z++) b->q[z] = planes(p + 16, z, 4, 2);
+}
+COT_ALWAYS void unpack_q2_k(const uint8_t *p, wide q[PARTS]) {
+    for (int z = 0; z < PARTS; z++) q[z] = planes(p + 16, z, 4, 2);
 }
 
-COT_ALWAYS void unpack_q3_k(const uint8_t *p, block256 *b) {
+COT_ALWAYS void scales_q3_k(const uint8_t *p, scales256 *b) {
     uint32_t u[3], low = 0x0f0f0f0f, top = 0x30303030;
     memcpy(u, p + 96, 12);
     uint32_t s0 = (u[0] & low) | (u[2] << 4 & top), s1 = (u[1] & low) | (u[2] << 2 & top);
@@ -123,11 +135,12 @@ COT_ALWAYS void unpack_q3_k(const uint8_t *p, block256 *b) {
     __m128i s = _mm_setr_epi32((int)s0, (int)s1, (int)s2, (int)s3);
     b->scale = _mm256_cvtepi8_epi16(_mm_sub_epi8(s, _mm_set1_epi8(32)));
     b->min = _mm256_slli_epi16(b->scale, 2);
-    for (int z = 0; z < PARTS; z++) b->q[z] = w_or(planes(p + 32, z, 4, 2), high_bits(p, z, 2));
+}
+COT_ALWAYS void unpack_q3_k(const uint8_t *p, wide q[PARTS]) {
+    for (int z = 0; z < PARTS; z++) q[z] = w_or(planes(p + 32, z, 4, 2), high_bits(p, z, 2));
 }
 
-COT_ALWAYS void unpack_iq4_xs(const uint8_t *p, block256 *b) {
-    const __m128i table = _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
+COT_ALWAYS void scales_iq4_xs(const uint8_t *p, scales256 *b) {
     uint64_t s = 0;
     uint16_t high;
     memcpy(&high, p + 2, 2);
@@ -138,15 +151,18 @@ COT_ALWAYS void unpack_iq4_xs(const uint8_t *p, block256 *b) {
     __m128i scale = _mm_cvtepi8_epi16(_mm_cvtsi64_si128((long long)s));
     b->scale = _mm256_castsi128_si256(scale);
     b->min = _mm256_castsi128_si256(_mm_slli_epi16(scale, 7)); /* of the wider level: q stands 128 too high */
+}
+COT_ALWAYS void unpack_iq4_xs(const uint8_t *p, wide q[PARTS]) {
+    const wide table = w_each128(_mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113));
 #ifdef __AVX512F__
     const __m512i by = quarters16(0, 4, 0, 4);
     for (int z = 0; z < PARTS; z++) {
         __m512i x = _mm512_castsi256_si512(load256(p + 8 + 32 * z));
         x = w_and(_mm512_srlv_epi16(_mm512_shuffle_i32x4(x, x, 0x50), by), w_all8(15));
-        b->q[z] = w_xor(w_shuffle8(w_each128(table), x), w_all8(0x80));
+        q[z] = w_xor(w_shuffle8(table, x), w_all8(0x80));
     }
 #else
-    for (int z = 0; z < PARTS; z++) b->q[z] = w_shuffle8(w_each128(table), nibbles(p + 8 + 16 * z));
+    for (int z = 0; z < PARTS; z++) q[z] = w_shuffle8(table, nibbles(p + 8 + 16 * z));
 #endif
 }
 
@@ -155,12 +171,12 @@ COT_ALWAYS void unpack_iq4_xs(const uint8_t *p, block256 *b) {
 #else
 #define COT_IQ4_XS_MIN MIN_NONE
 #endif
-static const kind256 kind_q2_k = {unpack_q2_k, 84, 80, 82, true, MIN_OWN, 3};
-static const kind256 kind_q3_k = {unpack_q3_k, 110, 108, 108, true, MIN_SAME, 7};
-static const kind256 kind_q4_k = {unpack_q4_k, 144, 0, 2, false, MIN_OWN, 15};
-static const kind256 kind_q5_k = {unpack_q5_k, 176, 0, 2, false, MIN_OWN, 31};
-static const kind256 kind_q6_k = {unpack_q6_k, 210, 208, 208, true, MIN_SAME, 63};
-static const kind256 kind_iq4_xs = {unpack_iq4_xs, 136, 0, 0, false, COT_IQ4_XS_MIN, 0};
+static const kind256 kind_q2_k = {unpack_q2_k, scales_q2_k, 84, 80, 82, true, false, MIN_OWN, 3};
+static const kind256 kind_q3_k = {unpack_q3_k, scales_q3_k, 110, 108, 108, true, false, MIN_SAME, 7};
+static const kind256 kind_q4_k = {unpack_q4_k, scales_k, 144, 0, 2, false, true, MIN_OWN, 15};
+static const kind256 kind_q5_k = {unpack_q5_k, scales_k, 176, 0, 2, false, true, MIN_OWN, 31};
+static const kind256 kind_q6_k = {unpack_q6_k, scales_q6_k, 210, 208, 208, true, false, MIN_SAME, 63};
+static const kind256 kind_iq4_xs = {unpack_iq4_xs, scales_iq4_xs, 136, 0, 0, false, false, COT_IQ4_XS_MIN, 0};
 #undef COT_IQ4_XS_MIN
 
 #endif
