@@ -20,8 +20,8 @@ typedef enum cot_act {
     COT_ACT_COUNT
 } cot_act;
 
-/* Both are made of groups whose sizes are multiples of 64 bytes; what lies beyond the row is zero. q = −127 … 127,
- * value = d · q, d = amax / 127; a value that is not finite makes its block's d NaN. */
+/* Both are made of groups whose sizes are multiples of 64 bytes; what lies beyond the row is zero. q = −127 …
+ * 127, value = d · q, d = amax / 127; a value that is not finite makes its block's d NaN. */
 typedef struct cot__q8_32 { /* 320 bytes: eight blocks of 32 */
     int8_t q[256];
     float d[8];

@@ -1,17 +1,20 @@
-#define PF 4096
-/* Products of blocks of 256 with few tokens: row after row, as memory likes it best, each block unpacked once for
- * all tokens. */
+/* Products of blocks of 256 with few tokens: row after row, as memory likes it best, each block unpacked once
+ * for all tokens. */
 #ifndef COT_KERNELS_X86_FEW256_H
 #define COT_KERNELS_X86_FEW256_H
 
 #include "kernels/x86/unpack256.h"
 
-enum { FEW = 4 }; /* most tokens */
+enum {
+    FEW = 4,    /* most tokens */
+    AHEAD = 512 /* bytes: reading goes on while the products of several tokens are made */
+};
 
 /* What four blocks have besides their values. */
 typedef struct heads256 {
     __m128 d, dmin;
-    wide scale[64 / WIDE], min[64 / WIDE]; /* where one scale serves 32: eight words a block, a lane of 16 each */
+    wide scale[64 / WIDE],
+        min[64 / WIDE]; /* where one scale serves 32: eight words a block, a lane of 16 each */
     scales256 fine[4];
 } heads256;
 
@@ -149,6 +152,8 @@ COT_ALWAYS void few256_blocks(const kind256 *k, const uint8_t *p, int64_t i, int
             continue;
         }
         k->unpack(p + j * k->bytes, q);
+        for (int at = 0; at < k->bytes; at += 64)
+            _mm_prefetch((const char *)p + j * k->bytes + AHEAD + at, _MM_HINT_T0);
         scale_words(k->fine, &h, j, scale);
         for (int t = 0; t < n; t++) s[t][j] = block_sum(k, q, scale, a[t][i].q[j]);
     }
@@ -159,8 +164,7 @@ COT_ALWAYS void few256_blocks(const kind256 *k, const uint8_t *p, int64_t i, int
         if (k->min != MIN_NONE) less = minima_sums(k, &h, y, m);
         if (k->min == MIN_SAME) sum = _mm_sub_epi32(sum, less);
         acc[t] = _mm_fmadd_ps(_mm_cvtepi32_ps(sum), _mm_mul_ps(h.d, yd), acc[t]);
-        if (k->min == MIN_OWN)
-            acc[t] = _mm_fnmadd_ps(_mm_cvtepi32_ps(less), _mm_mul_ps(h.dmin, yd), acc[t]);
+        if (k->min == MIN_OWN) acc[t] = _mm_fnmadd_ps(_mm_cvtepi32_ps(less), _mm_mul_ps(h.dmin, yd), acc[t]);
     }
 }
 

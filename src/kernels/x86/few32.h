@@ -59,8 +59,8 @@ COT_ALWAYS void few32_blocks(const kind32 *k, const uint8_t *p, int64_t i, int m
     }
 }
 
-COT_ALWAYS void few32(const kind32 *k, const cot_view *w, int64_t r0, int64_t r1, const cot__q8_32 *const a[FEW],
-                      int n, float *const out[FEW]) {
+COT_ALWAYS void few32(const kind32 *k, const cot_view *w, int64_t r0, int64_t r1,
+                      const cot__q8_32 *const a[FEW], int n, float *const out[FEW]) {
     int64_t blocks = w->cols / 32;
     for (int64_t r = r0; r < r1; r++) {
         const uint8_t *p = cot__view_at(w, r);

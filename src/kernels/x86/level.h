@@ -9,10 +9,10 @@ static void fill(cot_kernels *k) {
     static const struct {
         cot_type type;
         cot__gemm_fn *gemm;
-    } own[] = {{COT_Q8_0, gemm_q8_0},   {COT_Q4_0, gemm_q4_0}, {COT_Q4_1, gemm_q4_1},
-               {COT_Q5_0, gemm_q5_0},   {COT_Q5_1, gemm_q5_1}, {COT_IQ4_NL, gemm_iq4_nl},
-               {COT_MXFP4, gemm_mxfp4}, {COT_Q4_K, gemm_q4_k}, {COT_Q5_K, gemm_q5_k},
-               {COT_Q6_K, gemm_q6_k},   {COT_Q2_K, gemm_q2_k}, {COT_Q3_K, gemm_q3_k},
+    } own[] = {{COT_Q8_0, gemm_q8_0},    {COT_Q4_0, gemm_q4_0}, {COT_Q4_1, gemm_q4_1},
+               {COT_Q5_0, gemm_q5_0},    {COT_Q5_1, gemm_q5_1}, {COT_IQ4_NL, gemm_iq4_nl},
+               {COT_MXFP4, gemm_mxfp4},  {COT_Q4_K, gemm_q4_k}, {COT_Q5_K, gemm_q5_k},
+               {COT_Q6_K, gemm_q6_k},    {COT_Q2_K, gemm_q2_k}, {COT_Q3_K, gemm_q3_k},
                {COT_IQ4_XS, gemm_iq4_xs}};
     static cot__gemm_fn *const any[] = {gemm_f32, gemm_any32, gemm_any256};
     for (size_t s = 0; s < sizeof k->gemm / sizeof *k->gemm; s++) {

@@ -1,5 +1,6 @@
-/* Products of blocks of 256 with many tokens: as many rows as a vector has lanes are unpacked and interleaved,
- * four bytes of each row side by side, once for all tokens. The same sums in the same order as few256.h. */
+/* Products of blocks of 256 with many tokens: as many rows as a vector has lanes are unpacked and
+ * interleaved, four bytes of each row side by side, once for all tokens. The same sums in the same order as
+ * few256.h. */
 #ifndef COT_KERNELS_X86_MANY256_H
 #define COT_KERNELS_X86_MANY256_H
 
@@ -8,9 +9,9 @@
 enum { TOKENS = WIDE == 64 ? 8 : 4 }; /* at a time */
 
 typedef struct tile256 {
-    _Alignas(64) uint8_t q[64][WIDE];       /* values 4g … 4g + 3 of each row */
-    _Alignas(64) int32_t scale[16][LANES];  /* a scale, as one integer (64-byte level) or twice as words */
-    _Alignas(64) int16_t min[8][LANES][2];  /* of two neighbouring sub-blocks */
+    _Alignas(64) uint8_t q[64][WIDE];      /* values 4g … 4g + 3 of each row */
+    _Alignas(64) int32_t scale[16][LANES]; /* a scale, as one integer (64-byte level) or twice as words */
+    _Alignas(64) int16_t min[8][LANES][2]; /* of two neighbouring sub-blocks */
     float d[LANES], dmin[LANES];
 } tile256;
 
@@ -31,9 +32,67 @@ COT_ALWAYS void fill_scales(const kind256 *k, tile256 *x, int l, const uint8_t *
     x->dmin[l] = half_at(p + k->dmin_at);
 }
 
+/* In every lane, bytes a, b, c, d of it; 128: zero. */
+COT_ALWAYS wide bytes_of(wide v, int a, int b, int c, int d) {
+    return w_shuffle8(v, w_each128(_mm_setr_epi8((char)a, (char)b, (char)c, (char)d, (char)(a + 4),
+                                                 (char)(b + 4), (char)(c + 4), (char)(d + 4), (char)(a + 8),
+                                                 (char)(b + 8), (char)(c + 8), (char)(d + 8), (char)(a + 12),
+                                                 (char)(b + 12), (char)(c + 12), (char)(d + 12))));
+}
+
+/* Word `which` (0 or 1) of every lane, an F16. */
+COT_ALWAYS widef halves_of(wide v, int which) {
+    if (which) v = COT_WIDE(srli_epi32, v, 16);
+#ifdef __AVX512F__
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v));
+#else
+    v = _mm256_and_si256(v, _mm256_set1_epi32(0xffff));
+    return _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
+#endif
+}
+
+/* Q4_K and Q5_K: heads and values are interleaved as they stand, then taken apart for all rows at once. */
+COT_ALWAYS void fill_tile_k(const kind256 *k, const uint8_t *const p[LANES], tile256 *x) {
+    const int bits_at = k->most == 31 ? 16 : 0, q_at = k->most == 31 ? 48 : 16;
+    wide h[4], high[8];
+    interleave(p, 0, h);
+    wf_store(x->d, halves_of(h[0], 0));
+    wf_store(x->dmin, halves_of(h[0], 1));
+    const wide six = w_all32(0x3f3f3f3f), four = w_all32(0x0f0f0f0f), two = w_all32(0x30303030);
+    wide s[2], m[2];
+    s[0] = w_and(h[1], six);
+    m[0] = w_and(h[2], six);
+    s[1] = w_or(w_and(h[3], four), w_and(COT_WIDE(srli_epi32, h[1], 2), two));
+    m[1] = w_or(w_and(COT_WIDE(srli_epi32, h[3], 4), four), w_and(COT_WIDE(srli_epi32, h[2], 2), two));
+    for (int j = 0; j < 8; j++)
+        w_store(x->scale[j], bytes_of(s[j / 4], j % 4, 128, WIDE == 64 ? 128 : j % 4, 128));
+    for (int j = 0; j < 4; j++) w_store(x->min[j], bytes_of(m[j / 2], j % 2 * 2, 128, j % 2 * 2 + 1, 128));
+    for (int c = 0; c < 2 && bits_at; c++) interleave(p, (size_t)(bits_at + 16 * c), high + 4 * c);
+#pragma GCC unroll 8
+    for (int c = 0; c < 8; c++) {
+        wide v[4];
+        interleave(p, (size_t)(q_at + 16 * c), v);
+        for (int e = 0; e < 4; e++) { /* low halves: run 2 (c / 2); high halves: the run after it */
+            int g = c % 2 * 4 + e, run = c / 2 * 2;
+            wide lo = w_and(v[e], four), hi = w_and(w_right16(v[e], 4), four);
+            if (bits_at) {
+                const wide one = w_all8(1);
+                lo = w_or(lo, w_left16(w_and(w_right16(high[g], run), one), 4));
+                hi = w_or(hi, w_left16(w_and(w_right16(high[g], run + 1), one), 4));
+            }
+            w_store(x->q[8 * run + g], lo);
+            w_store(x->q[8 * run + 8 + g], hi);
+        }
+    }
+}
+
 COT_ALWAYS void fill_tile256(const kind256 *k, const uint8_t *const p[LANES], tile256 *x) {
     _Alignas(64) uint8_t rows[LANES][256];
     const uint8_t *at[LANES];
+    if (k->k_head) {
+        fill_tile_k(k, p, x);
+        return;
+    }
     for (int l = 0; l < LANES; l++) {
         wide q[PARTS];
         k->unpack(p[l], q);
@@ -93,7 +152,8 @@ COT_ALWAYS void tile256_block(const kind256 *k, const tile256 *x, const cot__q8_
     for (int t = 0; t < n; t++) m[t] = w_zero();
     for (int j = 0; k->min != MIN_NONE && j < (k->fine ? 8 : 4); j++) {
         wide v = w_load(x->min[j]);
-        for (int t = 0; t < n; t++) m[t] = w_dot16(m[t], v, w_each32(k->fine ? y[t]->sums[b] + 2 * j : y[t]->pairs[b] + 2 * j));
+        for (int t = 0; t < n; t++)
+            m[t] = w_dot16(m[t], v, w_each32(k->fine ? y[t]->sums[b] + 2 * j : y[t]->pairs[b] + 2 * j));
     }
     for (int t = 0; t < n; t++) {
         widef yd = wf_all(y[t]->d[b]);

@@ -1,5 +1,5 @@
-/* Products of blocks of 32 with many tokens: as many rows as a vector has lanes, unpacked and interleaved once for
- * all tokens. The same sums in the same order as few32.h. */
+/* Products of blocks of 32 with many tokens: as many rows as a vector has lanes, unpacked and interleaved
+ * once for all tokens. The same sums in the same order as few32.h. */
 #ifndef COT_KERNELS_X86_MANY32_H
 #define COT_KERNELS_X86_MANY32_H
 
@@ -11,25 +11,35 @@ typedef struct tile32 {
 } tile32;
 
 COT_ALWAYS void fill_tile32(const kind32 *k, const uint8_t *const p[LANES], tile32 *x) {
+    const wide lift = w_all8(0x80), low = w_all8(15);
+    wf_store(x->d, scales_of(k->scale, p, k->d_at));
+    if (k->m_at >= 0) wf_store(x->m, scales_of(k->scale, p, k->m_at));
+    if (k->nibbles_at >= 0) {
+        wide v[4], table = k->table ? w_each128(load128(k->table)) : low;
+        if (lifted(k)) table = w_xor(table, lift);
+        interleave(p, (size_t)k->nibbles_at, v);
+        for (int e = 0; e < 4; e++) {
+            wide a = w_and(v[e], low), b = w_and(w_right16(v[e], 4), low);
+            w_store(x->q[e], k->table ? w_shuffle8(table, a) : a);
+            w_store(x->q[4 + e], k->table ? w_shuffle8(table, b) : b);
+        }
+        return;
+    }
     _Alignas(64) uint8_t rows[LANES][32];
     const uint8_t *at[LANES];
     for (int l = 0; l < LANES; l++) {
-        __m256i q = k->unpack(p[l]);
-        if (lifted(k)) q = _mm256_xor_si256(q, _mm256_set1_epi8((char)0x80));
-        _mm256_store_si256((void *)rows[l], q);
-        x->d[l] = scale_of(k->scale, p[l] + k->d_at);
-        x->m[l] = k->m_at >= 0 ? half_at(p[l] + k->m_at) : 0;
+        _mm256_store_si256((void *)rows[l], k->unpack(p[l]));
         at[l] = rows[l];
     }
     for (int g = 0; g < 8; g += 4) {
         wide v[4];
         interleave(at, (size_t)g * 4, v);
-        for (int e = 0; e < 4; e++) w_store(x->q[g + e], v[e]);
+        for (int e = 0; e < 4; e++) w_store(x->q[g + e], lifted(k) ? w_xor(v[e], lift) : v[e]);
     }
 }
 
-COT_ALWAYS void tile32_block(const kind32 *k, const tile32 *x, const cot__q8_32 *const y[TOKENS], int b, int n,
-                             widef acc[TOKENS]) {
+COT_ALWAYS void tile32_block(const kind32 *k, const tile32 *x, const cot__q8_32 *const y[TOKENS], int b,
+                             int n, widef acc[TOKENS]) {
     wide s[TOKENS];
     for (int t = 0; t < n; t++) {
         wide low = w_all32(y[t]->low[b]);
@@ -59,12 +69,11 @@ COT_ALWAYS void tile32_block(const kind32 *k, const tile32 *x, const cot__q8_32 
         for (int t = 0; t < n; t++) s[t] = w_dot16(s[t], part[t], one);
     }
 #endif
-    widef d = wf_load(x->d), m = wf_load(x->m);
+    widef d = wf_load(x->d), m = k->m_at >= 0 ? wf_load(x->m) : d;
     for (int t = 0; t < n; t++) {
         widef yd = wf_all(y[t]->d[b]);
         acc[t] = wf_fma(wf_of(s[t]), wf_mul(d, yd), acc[t]);
-        if (k->m_at >= 0)
-            acc[t] = wf_fnma(wf_all((float)(y[t]->low[b] >> 7)), wf_mul(m, yd), acc[t]);
+        if (k->m_at >= 0) acc[t] = wf_fnma(wf_all((float)(y[t]->low[b] >> 7)), wf_mul(m, yd), acc[t]);
     }
 }
 

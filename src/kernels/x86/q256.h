@@ -2,8 +2,8 @@
 #include "kernels/x86/few256.h"
 #include "kernels/x86/many256.h"
 
-COT_ALWAYS void gemm256(const kind256 *k, const cot_view *w, int64_t r0, int64_t r1, const void *act, size_t as,
-                        const int32_t *idx, int64_t n, float *out, size_t os) {
+COT_ALWAYS void gemm256(const kind256 *k, const cot_view *w, int64_t r0, int64_t r1, const void *act,
+                        size_t as, const int32_t *idx, int64_t n, float *out, size_t os) {
     if (n > FEW) {
         for (int64_t r = r0; r < r1; r += LANES)
             many256(k, w, r, r1 - r < LANES ? (int)(r1 - r) : LANES, act, as, idx, n, out, os);

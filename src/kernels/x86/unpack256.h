@@ -1,5 +1,5 @@
-/* Blocks of 256 weights, unpacked: small integers, a 16-bit scale for each 32 or (fine) 16 of them, and what is
- * to be taken off. value = d · scale · q − dmin · min. */
+/* Blocks of 256 weights, unpacked: small integers, a 16-bit scale for each 32 or (fine) 16 of them, and what
+ * is to be taken off. value = d · scale · q − dmin · min. */
 #ifndef COT_KERNELS_X86_UNPACK256_H
 #define COT_KERNELS_X86_UNPACK256_H
 
@@ -48,12 +48,14 @@ COT_ALWAYS wide halves(const uint8_t *p, int shift, int step) {
     return _mm256_srl_epi16(load256(p), _mm_cvtsi32_si128(shift));
 #endif
 }
-/* Part z of `PARTS` of eight runs of 32 that stand in the same bytes, `bits` wide each, `per` runs to a byte. */
+/* Part z of `PARTS` of eight runs of 32 that stand in the same bytes, `bits` wide each, `per` runs to a byte.
+ */
 COT_ALWAYS wide planes(const uint8_t *p, int z, int per, int bits) {
     int run = WIDE / 32 * z;
     return w_and(halves(p + 32 * (run / per), run % per * bits, bits), w_all8((1 << bits) - 1));
 }
-/* Bit `run` of each of 32 bytes moved to bit `to`; for a wide vector of 64, bit run + 1 in the second half. */
+/* Bit `run` of each of 32 bytes moved to bit `to`; for a wide vector of 64, bit run + 1 in the second half.
+ */
 COT_ALWAYS wide high_bits(const uint8_t *p, int z, int to) {
     int run = WIDE / 32 * z;
 #ifdef __AVX512F__
@@ -61,7 +63,8 @@ COT_ALWAYS wide high_bits(const uint8_t *p, int z, int to) {
     __m512i x = _mm512_rolv_epi32(_mm512_broadcast_i64x4(load256(p)), by);
 #else
     __m256i x = load256(p);
-    x = run > to ? _mm256_srl_epi16(x, _mm_cvtsi32_si128(run - to)) : _mm256_sll_epi16(x, _mm_cvtsi32_si128(to - run));
+    x = run > to ? _mm256_srl_epi16(x, _mm_cvtsi32_si128(run - to))
+                 : _mm256_sll_epi16(x, _mm_cvtsi32_si128(to - run));
 #endif
     return w_and(x, w_all8(1 << to));
 }
@@ -153,7 +156,8 @@ COT_ALWAYS void scales_iq4_xs(const uint8_t *p, scales256 *b) {
     b->min = _mm256_castsi128_si256(_mm_slli_epi16(scale, 7)); /* of the wider level: q stands 128 too high */
 }
 COT_ALWAYS void unpack_iq4_xs(const uint8_t *p, wide q[PARTS]) {
-    const wide table = w_each128(_mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113));
+    const wide table =
+        w_each128(_mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113));
 #ifdef __AVX512F__
     const __m512i by = quarters16(0, 4, 0, 4);
     for (int z = 0; z < PARTS; z++) {

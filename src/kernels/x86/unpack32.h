@@ -1,4 +1,5 @@
-/* Blocks of 32 weights, unpacked: small integers, a scale, and for some a minimum. value = d · (q − zero) + m. */
+/* Blocks of 32 weights, unpacked: small integers, a scale, and for some a minimum. value = d · (q − zero) +
+ * m. */
 #ifndef COT_KERNELS_X86_UNPACK32_H
 #define COT_KERNELS_X86_UNPACK32_H
 
@@ -14,6 +15,8 @@ typedef struct kind32 {
     int zero;              /* 0 … 32, a power of two; 0: q is as it is */
     bool is_signed;        /* q is −127 … 127 and zero is 0 */
     scale32 scale;
+    int nibbles_at;      /* 16 bytes of nibbles alone make the block; < 0: not so */
+    const int8_t *table; /* what a nibble stands for; NULL: itself */
 } kind32;
 
 /* 16 bytes of nibbles, the low ones first, by a table. */
@@ -35,20 +38,21 @@ COT_ALWAYS __m256i unpack_q4_0(const uint8_t *p) { return nibbles(p + 2); }
 COT_ALWAYS __m256i unpack_q4_1(const uint8_t *p) { return nibbles(p + 4); }
 COT_ALWAYS __m256i unpack_q5_0(const uint8_t *p) { return _mm256_or_si256(nibbles(p + 6), bits32(p + 2)); }
 COT_ALWAYS __m256i unpack_q5_1(const uint8_t *p) { return _mm256_or_si256(nibbles(p + 8), bits32(p + 4)); }
-COT_ALWAYS __m256i unpack_iq4_nl(const uint8_t *p) {
-    return by_table(p + 2, _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113));
-}
-COT_ALWAYS __m256i unpack_mxfp4(const uint8_t *p) { /* twice the value, 16 too high */
-    return by_table(p + 1, _mm_setr_epi8(16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4));
-}
+static const _Alignas(16) int8_t table_iq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                                  1,    13,   25,  38,  53,  69,  89,  113};
+/* twice the value, 16 too high */
+static const _Alignas(16) int8_t table_mxfp4[16] = {16, 17, 18, 19, 20, 22, 24, 28,
+                                                    16, 15, 14, 13, 12, 10, 8,  4};
+COT_ALWAYS __m256i unpack_iq4_nl(const uint8_t *p) { return by_table(p + 2, load128(table_iq4)); }
+COT_ALWAYS __m256i unpack_mxfp4(const uint8_t *p) { return by_table(p + 1, load128(table_mxfp4)); }
 
-static const kind32 kind_q8_0 = {unpack_q8_0, 34, 0, -1, 0, true, SCALE_HALF};
-static const kind32 kind_q4_0 = {unpack_q4_0, 18, 0, -1, 8, false, SCALE_HALF};
-static const kind32 kind_q4_1 = {unpack_q4_1, 20, 0, 2, 0, false, SCALE_HALF};
-static const kind32 kind_q5_0 = {unpack_q5_0, 22, 0, -1, 16, false, SCALE_HALF};
-static const kind32 kind_q5_1 = {unpack_q5_1, 24, 0, 2, 0, false, SCALE_HALF};
-static const kind32 kind_iq4_nl = {unpack_iq4_nl, 18, 0, -1, 0, true, SCALE_HALF};
-static const kind32 kind_mxfp4 = {unpack_mxfp4, 17, 0, -1, 16, false, SCALE_POWER};
+static const kind32 kind_q8_0 = {unpack_q8_0, 34, 0, -1, 0, true, SCALE_HALF, -1, NULL};
+static const kind32 kind_q4_0 = {unpack_q4_0, 18, 0, -1, 8, false, SCALE_HALF, 2, NULL};
+static const kind32 kind_q4_1 = {unpack_q4_1, 20, 0, 2, 0, false, SCALE_HALF, 4, NULL};
+static const kind32 kind_q5_0 = {unpack_q5_0, 22, 0, -1, 16, false, SCALE_HALF, -1, NULL};
+static const kind32 kind_q5_1 = {unpack_q5_1, 24, 0, 2, 0, false, SCALE_HALF, -1, NULL};
+static const kind32 kind_iq4_nl = {unpack_iq4_nl, 18, 0, -1, 0, true, SCALE_HALF, 2, table_iq4};
+static const kind32 kind_mxfp4 = {unpack_mxfp4, 17, 0, -1, 16, false, SCALE_POWER, 1, table_mxfp4};
 
 /* Scales (or minima) of m ≤ 8 blocks `bytes` apart, zero beyond. */
 COT_ALWAYS __m256 scales8(scale32 kind, const uint8_t *p, int bytes, int m) {
@@ -67,12 +71,30 @@ COT_ALWAYS __m256 scales8(scale32 kind, const uint8_t *p, int bytes, int m) {
     __m256i within = _mm256_cmpgt_epi32(_mm256_set1_epi32(m), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     return _mm256_castsi256_ps(_mm256_and_si256(x, within));
 }
-COT_ALWAYS float scale_of(scale32 kind, const uint8_t *p) {
-    if (kind == SCALE_HALF) return half_at(p);
-    uint32_t u = p[0] < 2 ? 0x00200000u << p[0] : (uint32_t)(p[0] - 1) << 23;
-    float d;
-    memcpy(&d, &u, 4);
-    return d;
+/* The scale (or minimum) of one block of every row. */
+COT_ALWAYS widef scales_of(scale32 kind, const uint8_t *const p[LANES], int at) {
+#ifdef __AVX512F__
+    __m256 part[2];
+#else
+    __m256 part[1];
+#endif
+    for (int i = 0; i < LANES / 8; i++) {
+        const uint8_t *const *q = p + 8 * i;
+        if (kind == SCALE_HALF) {
+            int16_t h[8];
+            for (int l = 0; l < 8; l++) memcpy(&h[l], q[l] + at, 2);
+            part[i] = _mm256_cvtph_ps(_mm_setr_epi16(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]));
+        } else {
+            uint8_t e[8];
+            for (int l = 0; l < 8; l++) e[l] = q[l][at];
+            part[i] = scales8(kind, e, 1, 8);
+        }
+    }
+#ifdef __AVX512F__
+    return _mm512_insertf32x8(_mm512_castps256_ps512(part[0]), part[1], 1);
+#else
+    return part[0];
+#endif
 }
 
 /* Does the level lift signed bytes by 128 to take them as unsigned ones? */

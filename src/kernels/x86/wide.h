@@ -9,13 +9,13 @@
 typedef __m512i wide;
 typedef __m512 widef;
 enum { WIDE = 64 };
-#define COT_WIDE(op, ...) _mm512_##op(__VA_ARGS__)
+#define COT_WIDE(op, ...)      _mm512_##op(__VA_ARGS__)
 #define COT_WIDE_BITS(op, ...) _mm512_##op##_si512(__VA_ARGS__)
 #else
 typedef __m256i wide;
 typedef __m256 widef;
 enum { WIDE = 32 };
-#define COT_WIDE(op, ...) _mm256_##op(__VA_ARGS__)
+#define COT_WIDE(op, ...)      _mm256_##op(__VA_ARGS__)
 #define COT_WIDE_BITS(op, ...) _mm256_##op##_si256(__VA_ARGS__)
 #endif
 enum { LANES = WIDE / 4 }; /* 32-bit lanes */
@@ -35,7 +35,7 @@ COT_ALWAYS wide w_maddubs(wide a, wide b) { return COT_WIDE(maddubs_epi16, a, b)
 COT_ALWAYS wide w_madd(wide a, wide b) { return COT_WIDE(madd_epi16, a, b); }
 COT_ALWAYS wide w_shuffle8(wide table, wide index) { return COT_WIDE(shuffle_epi8, table, index); }
 #define w_right16(a, n) COT_WIDE(srli_epi16, a, n)
-#define w_left16(a, n) COT_WIDE(slli_epi16, a, n)
+#define w_left16(a, n)  COT_WIDE(slli_epi16, a, n)
 
 /* Four bytes (of activations) in every lane. */
 COT_ALWAYS wide w_each32(const void *p) {
