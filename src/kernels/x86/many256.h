@@ -6,7 +6,10 @@
 
 #include "kernels/x86/unpack256.h"
 
-enum { TOKENS = WIDE == 64 ? 8 : 4 }; /* at a time */
+enum {
+    TOKENS = WIDE == 64 ? 8 : 4, /* at a time */
+    MANY = 256                   /* whose activations the second-level cache holds */
+};
 
 typedef struct tile256 {
     _Alignas(64) uint8_t q[64][WIDE];      /* values 4g … 4g + 3 of each row */
@@ -165,7 +168,8 @@ COT_ALWAYS void tile256_block(const kind256 *k, const tile256 *x, const cot__q8_
 
 /* Blocks i … i + blocks − 1, interleaved in x, of `rows` rows (at most LANES) with n tokens. */
 COT_ALWAYS void tile256_run(const kind256 *k, const tile256 *x, int64_t i, int blocks, int rows,
-                            const cot__q8_256 *const a[TOKENS], int n, float *const out[TOKENS]) {
+                            const cot__q8_256 *const a[TOKENS], int n, float *const out[TOKENS],
+                            ahead *next) {
     widef acc[4][TOKENS];
     for (int b = 0; b < 4; b++)
         for (int t = 0; t < n; t++) acc[b][t] = wf_zero();
@@ -173,6 +177,7 @@ COT_ALWAYS void tile256_run(const kind256 *k, const tile256 *x, int64_t i, int b
         const cot__q8_256 *y[TOKENS];
         for (int t = 0; t < n; t++) y[t] = a[t] + (i + b) / 4;
         tile256_block(k, x + b, y, b % 4, n, acc[b % 4]);
+        fetch_ahead(next);
     }
     for (int t = 0; t < n; t++) {
         widef sum = wf_add(wf_add(acc[0][t], acc[2][t]), wf_add(acc[1][t], acc[3][t]));
@@ -180,11 +185,14 @@ COT_ALWAYS void tile256_run(const kind256 *k, const tile256 *x, int64_t i, int b
     }
 }
 
-COT_ALWAYS void many256(const kind256 *k, const cot_view *w, int64_t r, int rows, const void *act, size_t as,
-                        const int32_t *idx, int64_t n, float *out, size_t os) {
+COT_ALWAYS void many256(const kind256 *k, const cot_view *w, int64_t r, int64_t end, const void *act,
+                        size_t as, const int32_t *idx, int64_t n, float *out, size_t os) {
     tile256 x[DEPTH256];
     const uint8_t *p[LANES];
     int64_t blocks = w->cols / 256;
+    int rows = end - r < LANES ? (int)(end - r) : LANES;
+    ahead next =
+        ahead_of(w, r + LANES, end, (n + TOKENS - 1) / TOKENS * (blocks < DEPTH256 ? blocks : DEPTH256));
     for (int l = 0; l < LANES; l++) p[l] = cot__view_at(w, r + (l < rows ? l : rows - 1));
     for (int64_t i = 0; i < blocks; i += DEPTH256) {
         int m = blocks - i < DEPTH256 ? (int)(blocks - i) : DEPTH256;
@@ -200,10 +208,10 @@ COT_ALWAYS void many256(const kind256 *k, const cot_view *w, int64_t r, int rows
                 a[t] = (const void *)((const char *)act + (size_t)(idx ? idx[t0 + t] : t0 + t) * as);
                 o[t] = out + (size_t)(t0 + t) * os + r;
             }
-            if (step == TOKENS) tile256_run(k, x, i, m, rows, a, TOKENS, o);
-            else if (step == 4) tile256_run(k, x, i, m, rows, a, 4, o);
-            else if (step == 2) tile256_run(k, x, i, m, rows, a, 2, o);
-            else tile256_run(k, x, i, m, rows, a, 1, o);
+            if (step == TOKENS) tile256_run(k, x, i, m, rows, a, TOKENS, o, &next);
+            else if (step == 4) tile256_run(k, x, i, m, rows, a, 4, o, &next);
+            else if (step == 2) tile256_run(k, x, i, m, rows, a, 2, o, &next);
+            else tile256_run(k, x, i, m, rows, a, 1, o, &next);
         }
     }
 }

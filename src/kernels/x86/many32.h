@@ -78,14 +78,16 @@ COT_ALWAYS void tile32_block(const kind32 *k, const tile32 *x, const cot__q8_32 
 }
 
 COT_ALWAYS void tile32_run(const kind32 *k, const tile32 *x, int64_t i, int blocks, int rows,
-                           const cot__q8_32 *const a[TOKENS], int n, float *const out[TOKENS]) {
+                           const cot__q8_32 *const a[TOKENS], int n, float *const out[TOKENS], ahead *next) {
     widef acc[8][TOKENS];
     for (int b = 0; b < 8; b++)
         for (int t = 0; t < n; t++) acc[b][t] = wf_zero();
-    for (int b = 0; b < blocks; b++) {
+    for (int b = 0; b < blocks; b += 8) {
         const cot__q8_32 *y[TOKENS];
+        int m = blocks - b < 8 ? blocks - b : 8;
         for (int t = 0; t < n; t++) y[t] = a[t] + (i + b) / 8;
-        tile32_block(k, x + b, y, b % 8, n, acc[b % 8]);
+        for (int j = 0; j < m; j++) tile32_block(k, x + b + j, y, j, n, acc[j]);
+        fetch_ahead(next);
     }
     for (int t = 0; t < n; t++) {
         widef s[4];
@@ -95,11 +97,14 @@ COT_ALWAYS void tile32_run(const kind32 *k, const tile32 *x, int64_t i, int bloc
     }
 }
 
-COT_ALWAYS void many32(const kind32 *k, const cot_view *w, int64_t r, int rows, const void *act, size_t as,
+COT_ALWAYS void many32(const kind32 *k, const cot_view *w, int64_t r, int64_t end, const void *act, size_t as,
                        const int32_t *idx, int64_t n, float *out, size_t os) {
     tile32 x[DEPTH32];
     const uint8_t *p[LANES];
     int64_t blocks = w->cols / 32;
+    int rows = end - r < LANES ? (int)(end - r) : LANES;
+    ahead next = ahead_of(w, r + LANES, end,
+                          (n + TOKENS - 1) / TOKENS * (blocks < DEPTH32 ? (blocks + 7) / 8 : DEPTH32 / 8));
     for (int l = 0; l < LANES; l++) p[l] = cot__view_at(w, r + (l < rows ? l : rows - 1));
     for (int64_t i = 0; i < blocks; i += DEPTH32) {
         int m = blocks - i < DEPTH32 ? (int)(blocks - i) : DEPTH32;
@@ -115,10 +120,10 @@ COT_ALWAYS void many32(const kind32 *k, const cot_view *w, int64_t r, int rows, 
                 a[t] = (const void *)((const char *)act + (size_t)(idx ? idx[t0 + t] : t0 + t) * as);
                 o[t] = out + (size_t)(t0 + t) * os + r;
             }
-            if (step == TOKENS) tile32_run(k, x, i, m, rows, a, TOKENS, o);
-            else if (step == 4) tile32_run(k, x, i, m, rows, a, 4, o);
-            else if (step == 2) tile32_run(k, x, i, m, rows, a, 2, o);
-            else tile32_run(k, x, i, m, rows, a, 1, o);
+            if (step == TOKENS) tile32_run(k, x, i, m, rows, a, TOKENS, o, &next);
+            else if (step == 4) tile32_run(k, x, i, m, rows, a, 4, o, &next);
+            else if (step == 2) tile32_run(k, x, i, m, rows, a, 2, o, &next);
+            else tile32_run(k, x, i, m, rows, a, 1, o, &next);
         }
     }
 }
