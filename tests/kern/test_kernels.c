@@ -311,7 +311,22 @@ static void attention_agrees(void **state) {
                 assert_memory_equal(alone, (float *)acc.p + i * dv, (size_t)dv * 4);
                 assert_memory_equal(&one, &a[i], sizeof one);
             }
-            /* loading a row gives what the reference gives */
+            /* merging, storing and loading give what the reference gives */
+            cot__attn_state m1 = b[0], m2 = b[0];
+            float *into = calloc((size_t)dv, 4), *other = calloc((size_t)dv, 4);
+            memcpy(into, want, (size_t)dv * 4), memcpy(other, want, (size_t)dv * 4);
+            for (int i = 1; i < QUERIES; i++) {
+                ref->attn_merge(&m1, into, &b[i], want + i * dv, dv);
+                k->attn_merge(&m2, other, &b[i], want + i * dv, dv);
+            }
+            assert_memory_equal(into, other, (size_t)dv * 4);
+            assert_memory_equal(&m1, &m2, sizeof m1);
+            free(into), free(other);
+            char stored[2][640 * 4];
+            for (int d = 0; d < 640; d++) row[d] = unit() * (d % 9 ? d % 5 ? 1 : 1e-6f : 7e4f);
+            memset(stored, 0, sizeof stored);
+            ref->kv_store(type, stored[0], row, dk), k->kv_store(type, stored[1], row, dk);
+            assert_memory_equal(stored[0], stored[1], sizeof stored[0]);
             guarded got = guard((size_t)dk * 4, true);
             ref->kv_load(type, row, keys.p, dk);
             k->kv_load(type, got.p, keys.p, dk);

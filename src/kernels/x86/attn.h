@@ -1,6 +1,7 @@
-/* Attention over one chunk. Each query by itself: its products with the keys in 16 F32 lanes, its weights by
- * exp8, its values added position by position, fused. Keys and values are decoded once for all queries. */
-#include "kernels/x86/simd.h"
+/* Attention over one chunk. Each query by itself: its products with the keys in 16 F32 lanes (element d in
+ * lane d mod 16), closed as dot_f32 closes them; its weights by exp8; its values added position by position,
+ * fused. Keys and values become F32 once for all queries. */
+#include "kernels/x86/wide.h"
 
 static void kv_load(cot_type type, float *dst, const void *src, int n) {
     int i = 0;
@@ -20,36 +21,117 @@ static void kv_load(cot_type type, float *dst, const void *src, int n) {
     }
 }
 
-COT_ALWAYS float dot_rows(const float *a, const float *b, int n) {
-    __m256 s[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-    int i = 0;
-    for (; i + 16 <= n; i += 16) {
-        s[0] = _mm256_fmadd_ps(_mm256_loadu_ps(a + i), _mm256_loadu_ps(b + i), s[0]);
-        s[1] = _mm256_fmadd_ps(_mm256_loadu_ps(a + i + 8), _mm256_loadu_ps(b + i + 8), s[1]);
+static void kv_store(cot_type type, void *dst, const float *x, int n) {
+    if (type == COT_F32) memcpy(dst, x, (size_t)n * sizeof *x);
+    else if (type == COT_F16) {
+        uint16_t *p = dst;
+        int i = 0;
+        const __m256 most = _mm256_set1_ps(65504);
+        for (; i + 8 <= n; i += 8) { /* what is too large becomes the largest; NaN stays */
+            __m256 v = _mm256_min_ps(most, _mm256_loadu_ps(x + i));
+            v = _mm256_max_ps(_mm256_sub_ps(_mm256_setzero_ps(), most), v);
+            _mm_storeu_si128((void *)(p + i), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+        }
+        if (i < n) cot__type(COT_F16)->encode(x + i, p + i, n - i, NULL);
+    } else {
+        char *p = dst;
+        for (; n > 0; n -= 32, x += 32, p += 34) {
+            float padded[32] = {0};
+            memcpy(padded, x, (size_t)(n < 32 ? n : 32) * sizeof *x);
+            cot__type(COT_Q8_0)->encode(padded, p, 32, NULL);
+        }
     }
-    for (int k = 0; i < n; i += 8, k++)
-        s[k] = _mm256_fmadd_ps(load_some(a + i, n - i), load_some(b + i, n - i), s[k]);
-    return sum8(_mm256_add_ps(s[0], s[1]));
 }
 
-enum { ATTN_BUFFER = 12288 }; /* floats: 48 KiB */
+/* ---- products ---- */
 
-/* Positions [j0, j1) of the chunk, whose keys or values are in rows: products into z. */
-static void score(const float *q, const float *rows, int dk, int j0, int j1, float scale, float softcap,
-                  float *z) {
-    for (int j = j0; j < j1; j++) {
-        z[j] = dot_rows(q, rows + (size_t)(j - j0) * (size_t)dk, dk) * scale;
-        if (softcap > 0) z[j] = softcap * tanhf(z[j] / softcap);
+enum { HALVES = 16 / LANES, KEYS = 4, AT_ONCE = WIDE == 64 ? 4 : 1 }; /* keys and queries of one tile */
+
+/* The sums of four times 16 lanes: ((0+4)+(2+6)) + ((1+5)+(3+7)) over the sums of lanes l and l + 8. */
+COT_ALWAYS __m128 close4(widef s[KEYS][HALVES]) {
+    __m128 a[KEYS];
+    for (int j = 0; j < KEYS; j++) {
+#ifdef __AVX512F__
+        __m256 v = _mm256_add_ps(_mm512_castps512_ps256(s[j][0]), _mm512_extractf32x8_ps(s[j][0], 1));
+#else
+        __m256 v = _mm256_add_ps(s[j][0], s[j][1]);
+#endif
+        a[j] = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    }
+    _MM_TRANSPOSE4_PS(a[0], a[1], a[2], a[3]);
+    return _mm_add_ps(_mm_add_ps(a[0], a[2]), _mm_add_ps(a[1], a[3]));
+}
+
+COT_ALWAYS void dots_step(const float *const q[AT_ONCE], int n, const float *const k[KEYS], int d, int left,
+                          widef s[AT_ONCE][KEYS][HALVES]) {
+    for (int h = 0; h < HALVES; h++) {
+        widef key[KEYS];
+        int some = left - LANES * h < LANES ? left - LANES * h : LANES, at = d + LANES * h;
+        if (some <= 0) return;
+        for (int j = 0; j < KEYS; j++)
+            key[j] = some < LANES ? wf_load_some(k[j] + at, some) : wf_load(k[j] + at);
+        for (int i = 0; i < n; i++) {
+            widef x = some < LANES ? wf_load_some(q[i] + at, some) : wf_load(q[i] + at);
+            for (int j = 0; j < KEYS; j++) s[i][j][h] = wf_fma(x, key[j], s[i][j][h]);
+        }
     }
 }
+
+/* n queries with four keys: z[i · COT_KV_CHUNK + j]. */
+COT_ALWAYS void dots(const float *const q[AT_ONCE], int n, const float *const k[KEYS], int dk,
+                     float *z[AT_ONCE], float scale) {
+    widef s[AT_ONCE][KEYS][HALVES];
+    int d = 0;
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < KEYS; j++)
+            for (int h = 0; h < HALVES; h++) s[i][j][h] = wf_zero();
+    for (; d + 16 <= dk; d += 16) dots_step(q, n, k, d, 16, s);
+    if (d < dk) dots_step(q, n, k, d, dk - d, s);
+    for (int i = 0; i < n; i++) _mm_storeu_ps(z[i], _mm_mul_ps(close4(s[i]), _mm_set1_ps(scale)));
+}
+
+/* Positions j0 … j1 − 1, whose keys are in rows; z has room for three more. */
+static void score(const float *q, size_t q_stride, int n_q, const float *rows, int dk, int j0, int j1,
+                  float scale, float softcap, float (*z)[COT_KV_CHUNK + KEYS]) {
+    for (int j = j0; j < j1; j += KEYS) {
+        const float *k[KEYS];
+        for (int e = 0; e < KEYS; e++)
+            k[e] = rows + (size_t)((j + e < j1 ? j + e : j1 - 1) - j0) * (size_t)dk;
+        for (int i = 0, step; i < n_q; i += step) {
+            const float *at[AT_ONCE];
+            float *to[AT_ONCE];
+            step = n_q - i >= AT_ONCE ? AT_ONCE : 1;
+            for (int e = 0; e < step; e++) at[e] = q + (size_t)(i + e) * q_stride, to[e] = &z[i + e][j];
+            if (step == AT_ONCE) dots(at, AT_ONCE, k, dk, to, scale);
+            else dots(at, 1, k, dk, to, scale);
+        }
+    }
+    for (int i = 0; i < n_q && softcap > 0; i++)
+        for (int j = j0; j < j1; j++) z[i][j] = softcap * tanhf(z[i][j] / softcap);
+}
+
+/* ---- values ---- */
+
+enum { COLUMNS = 8 }; /* vectors of the sum that stay in registers */
 
 static void accumulate(float *acc, const float *rows, int dv, int j0, int j1, const float *p) {
-    for (int d = 0; d < dv; d += 8) {
-        __m256 a = load_some(acc + d, dv - d);
+    int d = 0;
+    for (; d + COLUMNS * LANES <= dv; d += COLUMNS * LANES) {
+        widef a[COLUMNS];
+        for (int c = 0; c < COLUMNS; c++) a[c] = wf_load(acc + d + LANES * c);
+        for (int j = j0; j < j1; j++) {
+            const float *v = rows + (size_t)(j - j0) * (size_t)dv + d;
+            widef w = wf_all(p[j]);
+            for (int c = 0; c < COLUMNS; c++) a[c] = wf_fma(w, wf_load(v + LANES * c), a[c]);
+        }
+        for (int c = 0; c < COLUMNS; c++) wf_store(acc + d + LANES * c, a[c]);
+    }
+    for (; d < dv; d += LANES) {
+        int some = dv - d < LANES ? dv - d : LANES;
+        widef a = wf_load_some(acc + d, some);
         for (int j = j0; j < j1; j++)
-            a = _mm256_fmadd_ps(_mm256_set1_ps(p[j]),
-                                load_some(rows + (size_t)(j - j0) * (size_t)dv + d, dv - d), a);
-        store_some(acc + d, a, dv - d);
+            a = wf_fma(wf_all(p[j]), wf_load_some(rows + (size_t)(j - j0) * (size_t)dv + d, some), a);
+        wf_store_some(acc + d, a, some);
     }
 }
 
@@ -58,51 +140,70 @@ static cot__attn_state weigh(float *z, int from, int to) {
     cot__attn_state st = {-INFINITY, 0};
     if (from >= to) return st;
     for (int j = from; j < to; j++) st.m = z[j] > st.m ? z[j] : st.m;
-    float p[COT_KV_CHUNK] = {0};
-    for (int j = 0; j < COT_KV_CHUNK; j += 8)
+    float p[COT_KV_CHUNK + 8];
+    for (int j = from & ~7; j < to; j += 8)
         _mm256_storeu_ps(p + j, exp8(_mm256_sub_ps(_mm256_loadu_ps(z + j), _mm256_set1_ps(st.m))));
     for (int j = from; j < to; j++) st.l += z[j] = p[j];
     return st;
 }
 
+/* ---- a chunk ---- */
+
+enum { ATTN_BUFFER = 10240, QUERIES = 64 }; /* floats: 40 KiB; queries that share what is loaded */
+
+static void attn_queries(const cot__kv_chunk *kv, const float *q, size_t q_stride, int n_q, const int *from,
+                         const int *to, float scale, float softcap, cot__attn_state *st, float *acc,
+                         size_t acc_stride) {
+    float rows[ATTN_BUFFER], z[QUERIES][COT_KV_CHUNK + KEYS];
+    int lo = COT_KV_CHUNK, hi = 0, step = ATTN_BUFFER / kv->dk / KEYS * KEYS;
+    for (int i = 0; i < n_q; i++) {
+        if (from[i] >= to[i]) continue;
+        lo = from[i] < lo ? from[i] : lo;
+        hi = to[i] > hi ? to[i] : hi;
+    }
+    if (step < 1) step = 1;
+    for (int j = lo; j < hi; j += step) {
+        int end = hi - j < step ? hi : j + step;
+        for (int k = j; k < end; k++)
+            kv_load(kv->k_type, rows + (size_t)(k - j) * (size_t)kv->dk,
+                    (const char *)kv->k + (size_t)k * kv->k_stride, kv->dk);
+        score(q, q_stride, n_q, rows, kv->dk, j, end, scale, softcap, z);
+    }
+    for (int i = 0; i < n_q; i++) {
+        st[i] = weigh(z[i], from[i], to[i]);
+        memset(acc + (size_t)i * acc_stride, 0, (size_t)kv->dv * sizeof *acc);
+    }
+    step = ATTN_BUFFER / kv->dv;
+    for (int j = lo; j < hi; j += step) {
+        int end = hi - j < step ? hi : j + step;
+        for (int k = j; k < end; k++)
+            kv_load(kv->v_type, rows + (size_t)(k - j) * (size_t)kv->dv,
+                    (const char *)kv->v + (size_t)k * kv->v_stride, kv->dv);
+        for (int i = 0; i < n_q; i++) { /* a query's own positions alone */
+            int f = from[i] > j ? from[i] : j, t = to[i] < end ? to[i] : end;
+            if (f < t)
+                accumulate(acc + (size_t)i * acc_stride, rows + (size_t)(f - j) * (size_t)kv->dv, kv->dv, f,
+                           t, z[i]);
+        }
+    }
+}
+
 static void attn_chunk(const cot__kv_chunk *kv, const float *q, size_t q_stride, int n_q, const int *from,
                        const int *to, float scale, float softcap, cot__attn_state *st, float *acc,
                        size_t acc_stride) {
-    float rows[ATTN_BUFFER];
-    enum { QUERIES = 8 };
-    for (int i0 = 0; i0 < n_q; i0 += QUERIES) {
-        float z[QUERIES][COT_KV_CHUNK] = {{0}};
-        int m = n_q - i0 < QUERIES ? n_q - i0 : QUERIES, lo = COT_KV_CHUNK, hi = 0;
-        for (int i = i0; i < i0 + m; i++) {
-            if (from[i] >= to[i]) continue;
-            lo = from[i] < lo ? from[i] : lo;
-            hi = to[i] > hi ? to[i] : hi;
-        }
-        int step = ATTN_BUFFER / kv->dk;
-        for (int j = lo; j < hi; j += step) {
-            int end = hi - j < step ? hi : j + step;
-            for (int k = j; k < end; k++)
-                kv_load(kv->k_type, rows + (size_t)(k - j) * (size_t)kv->dk,
-                        (const char *)kv->k + (size_t)k * kv->k_stride, kv->dk);
-            for (int i = 0; i < m; i++)
-                score(q + (size_t)(i0 + i) * q_stride, rows, kv->dk, j, end, scale, softcap, z[i]);
-        }
-        for (int i = 0; i < m; i++) {
-            st[i0 + i] = weigh(z[i], from[i0 + i], to[i0 + i]);
-            memset(acc + (size_t)(i0 + i) * acc_stride, 0, (size_t)kv->dv * sizeof *acc);
-        }
-        step = ATTN_BUFFER / kv->dv;
-        for (int j = lo; j < hi; j += step) {
-            int end = hi - j < step ? hi : j + step;
-            for (int k = j; k < end; k++)
-                kv_load(kv->v_type, rows + (size_t)(k - j) * (size_t)kv->dv,
-                        (const char *)kv->v + (size_t)k * kv->v_stride, kv->dv);
-            for (int i = 0; i < m; i++) { /* a query's own positions alone */
-                int f = from[i0 + i] > j ? from[i0 + i] : j, t = to[i0 + i] < end ? to[i0 + i] : end;
-                if (f < t)
-                    accumulate(acc + (size_t)(i0 + i) * acc_stride, rows + (size_t)(f - j) * (size_t)kv->dv,
-                               kv->dv, f, t, z[i]);
-            }
-        }
+    for (int i = 0; i < n_q; i += QUERIES)
+        attn_queries(kv, q + (size_t)i * q_stride, q_stride, n_q - i < QUERIES ? n_q - i : QUERIES, from + i,
+                     to + i, scale, softcap, st + i, acc + (size_t)i * acc_stride, acc_stride);
+}
+
+static void attn_merge(cot__attn_state *a, float *aacc, const cot__attn_state *b, const float *bacc, int dv) {
+    if (b->l == 0) return;
+    float m = a->m > b->m ? a->m : b->m, fa = a->l > 0 ? expf(a->m - m) : 0, fb = expf(b->m - m);
+    for (int d = 0; d < dv; d += LANES) {
+        int some = dv - d < LANES ? dv - d : LANES;
+        widef x = wf_mul(wf_load_some(aacc + d, some), wf_all(fa));
+        wf_store_some(aacc + d, wf_add(x, wf_mul(wf_load_some(bacc + d, some), wf_all(fb))), some);
     }
+    a->l = a->l * fa + b->l * fb;
+    a->m = m;
 }

@@ -35,4 +35,6 @@ static void fill(cot_kernels *k) {
     k->dot_f32 = dot_f32;
     k->kv_load = kv_load;
     k->attn_chunk = attn_chunk;
+    k->attn_merge = attn_merge;
+    k->kv_store = kv_store;
 }
