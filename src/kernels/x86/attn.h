@@ -1,7 +1,7 @@
 /* Attention over one chunk. Each query by itself: its products with the keys in 16 F32 lanes (element d in
  * lane d mod 16), closed as dot_f32 closes them; its weights by exp8; its values added position by position,
  * fused. Keys and values become F32 once for all queries. */
-#include "kernels/x86/wide.h"
+#include "kernels/x86/f32.h"
 
 static void kv_load(cot_type type, float *dst, const void *src, int n) {
     int i = 0;
@@ -45,7 +45,7 @@ static void kv_store(cot_type type, void *dst, const float *x, int n) {
 
 /* ---- products ---- */
 
-enum { HALVES = 16 / LANES, KEYS = 4, AT_ONCE = WIDE == 64 ? 4 : 1 }; /* keys and queries of one tile */
+enum { KEYS = 4, AT_ONCE = WIDE == 64 ? 4 : 1 }; /* keys and queries of one tile */
 
 /* The sums of four times 16 lanes: ((0+4)+(2+6)) + ((1+5)+(3+7)) over the sums of lanes l and l + 8. */
 COT_ALWAYS __m128 close4(widef s[KEYS][HALVES]) {

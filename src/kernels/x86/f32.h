@@ -1,9 +1,17 @@
 /* Products in F32: weights of any format decoded, a piece at a time, and used for up to 32 tokens. Sixteen
- * partial sums per (row, token): element c goes to sum c mod 16, ascending, fused; they are added at the end.
- */
-#include "kernels/x86/simd.h"
+ * partial sums per (row, token): element c goes to sum c mod 16, ascending, fused; they are closed as close4
+ * closes them. */
+#ifndef COT_KERNELS_X86_F32_H
+#define COT_KERNELS_X86_F32_H
 
-enum { PIECE = 256, GROUP = 32 };
+#include "kernels/x86/wide.h"
+
+enum {
+    PIECE = 256,
+    GROUP = 32,
+    SIDE = WIDE == 64 ? 4 : 2, /* rows and tokens of a tile */
+    HALVES = 16 / LANES
+};
 
 static void decode_piece(const cot_view *w, int64_t r, int64_t c0, int n, float *out) {
     const char *row = cot__view_at(w, r);
@@ -26,76 +34,76 @@ static void decode_piece(const cot_view *w, int64_t r, int64_t c0, int n, float 
     for (i = 0; s && i < n; i++) out[i] *= s[(c0 + i) / w->scale_cols];
 }
 
-COT_ALWAYS void add_products(const float *w, const float *x, int n, float sums[16]) {
-    __m256 a = _mm256_loadu_ps(sums), b = _mm256_loadu_ps(sums + 8);
-    int i = 0;
-    for (; i + 16 <= n; i += 16) {
-        a = _mm256_fmadd_ps(_mm256_loadu_ps(w + i), _mm256_loadu_ps(x + i), a);
-        b = _mm256_fmadd_ps(_mm256_loadu_ps(w + i + 8), _mm256_loadu_ps(x + i + 8), b);
+/* n ≤ 16 elements at c of `rows` rows with `tokens` tokens. */
+COT_ALWAYS void f32_step(const float *const w[SIDE], int rows, const float *const x[SIDE], int tokens, int c,
+                         int n, widef s[SIDE][SIDE][HALVES]) {
+    for (int h = 0; h < HALVES; h++) {
+        widef a[SIDE];
+        int some = n - LANES * h < LANES ? n - LANES * h : LANES, at = c + LANES * h;
+        if (some <= 0) return;
+        for (int r = 0; r < rows; r++)
+            a[r] = some < LANES ? wf_load_some(w[r] + at, some) : wf_load(w[r] + at);
+        for (int t = 0; t < tokens; t++) {
+            widef b = some < LANES ? wf_load_some(x[t] + at, some) : wf_load(x[t] + at);
+            for (int r = 0; r < rows; r++) s[t][r][h] = wf_fma(a[r], b, s[t][r][h]);
+        }
     }
-    if (i < n) { /* the last of a row; zeros change no sum */
-        int k = n - i < 8 ? n - i : 8;
-        a = _mm256_fmadd_ps(load_some(w + i, k), load_some(x + i, k), a);
-        if (n - i > 8)
-            b = _mm256_fmadd_ps(load_some(w + i + 8, n - i - 8), load_some(x + i + 8, n - i - 8), b);
-    }
-    _mm256_storeu_ps(sums, a);
-    _mm256_storeu_ps(sums + 8, b);
+}
+
+COT_ALWAYS void f32_tile(const float *const w[SIDE], int rows, const float *const x[SIDE], int tokens, int n,
+                         float (*sums)[SIDE][16]) {
+    widef s[SIDE][SIDE][HALVES];
+    int c = 0;
+    for (int t = 0; t < tokens; t++)
+        for (int r = 0; r < rows; r++)
+            for (int h = 0; h < HALVES; h++) s[t][r][h] = wf_load(sums[t][r] + LANES * h);
+    for (; c + 16 <= n; c += 16) f32_step(w, rows, x, tokens, c, 16, s);
+    if (c < n) f32_step(w, rows, x, tokens, c, n - c, s); /* zeros change no sum */
+    for (int t = 0; t < tokens; t++)
+        for (int r = 0; r < rows; r++)
+            for (int h = 0; h < HALVES; h++) wf_store(sums[t][r] + LANES * h, s[t][r][h]);
 }
 
 COT_ALWAYS float close_sums(const float sums[16]) {
     return sum8(_mm256_add_ps(_mm256_loadu_ps(sums), _mm256_loadu_ps(sums + 8)));
 }
 
-/* Activations of a piece as floats: where they stand, or decoded to buf. */
-COT_ALWAYS const float *act_piece(cot_act kind, const void *act, int64_t c0, int n, float *buf) {
-    if (kind == COT_ACT_F32) return (const float *)act + c0;
-    for (int i = 0; i < n; i += 8) {
-        int64_t c = c0 + i;
-        const cot__q8_32 *s = (const cot__q8_32 *)act + c / 256;
-        const cot__q8_256 *k = (const cot__q8_256 *)act + c / 1024;
-        const int8_t *q = (kind == COT_ACT_Q8_32 ? s->q : k->q[c % 1024 / 256]) + c % 256;
-        __m256i x = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)q));
-        float d = kind == COT_ACT_Q8_32 ? s->d[c % 256 / 32] : k->d[c % 1024 / 256];
-        _mm256_storeu_ps(buf + i, _mm256_mul_ps(_mm256_set1_ps(d), _mm256_cvtepi32_ps(x)));
-    }
-    return buf;
-}
-
-COT_ALWAYS void gemm_decoded(cot_act kind, const cot_view *w, int64_t r0, int64_t r1, const void *act,
-                             size_t as, const int32_t *idx, int64_t n, float *out, size_t os) {
-    float wp[PIECE], ap[PIECE];
+/* Rows r … r + SIDE − 1, those from `end` on doubling the last one, with m ≤ GROUP tokens. */
+static void f32_rows(const cot_view *w, int64_t r, int64_t end, const void *act, size_t as,
+                     const int32_t *idx, int m, float *out, size_t os) {
+    float wp[SIDE][PIECE], sums[GROUP][SIDE][16];
     bool plain = w->type == COT_F32 && !w->scales;
-    for (int64_t i0 = 0; i0 < n; i0 += GROUP)
-        for (int64_t r = r0; r < r1; r++) {
-            float sums[GROUP][16];
-            int m = n - i0 < GROUP ? (int)(n - i0) : GROUP;
-            memset(sums, 0, (size_t)m * sizeof sums[0]);
-            for (int64_t c = 0; c < w->cols; c += PIECE) {
-                int k = w->cols - c < PIECE ? (int)(w->cols - c) : PIECE;
-                const float *wr = plain ? (const float *)cot__view_at(w, r) + c : wp;
-                if (!plain) decode_piece(w, r, c, k, wp);
-                for (int t = 0; t < m; t++) {
-                    int64_t row = idx ? idx[i0 + t] : i0 + t;
-                    add_products(wr, act_piece(kind, (const char *)act + (size_t)row * as, c, k, ap), k,
-                                 sums[t]);
-                }
-            }
-            for (int t = 0; t < m; t++) out[(size_t)(i0 + t) * os + (size_t)r] = close_sums(sums[t]);
+    int rows = end - r < SIDE ? (int)(end - r) : SIDE;
+    ahead next = ahead_of(w, r + SIDE, end, SIDE, (w->cols + PIECE - 1) / PIECE);
+    memset(sums, 0, (size_t)m * sizeof sums[0]);
+    for (int64_t c = 0; c < w->cols; c += PIECE) {
+        int n = w->cols - c < PIECE ? (int)(w->cols - c) : PIECE;
+        const float *a[SIDE], *x[SIDE];
+        for (int i = 0; i < SIDE; i++) {
+            a[i] = plain ? (const float *)cot__view_at(w, r + (i < rows ? i : rows - 1)) + c : wp[i];
+            if (!plain && i < rows) decode_piece(w, r + i, c, n, wp[i]);
         }
+        for (int i = rows; i < SIDE && !plain; i++) a[i] = wp[rows - 1];
+        for (int t = 0, step; t < m; t += step) {
+            step = m - t >= SIDE ? SIDE : 1;
+            for (int i = 0; i < step; i++)
+                x[i] = (const float *)((const char *)act + (size_t)(idx ? idx[t + i] : t + i) * as) + c;
+            if (step == SIDE) f32_tile(a, SIDE, x, SIDE, n, sums + t);
+            else f32_tile(a, SIDE, x, 1, n, sums + t);
+        }
+        fetch_ahead(&next);
+    }
+    for (int t = 0; t < m; t++)
+        for (int i = 0; i < rows; i++) out[(size_t)t * os + (size_t)(r + i)] = close_sums(sums[t][i]);
 }
 
 static void gemm_f32(const cot_view *w, int64_t r0, int64_t r1, const void *act, size_t as,
                      const int32_t *idx, int64_t n, float *out, size_t os) {
-    gemm_decoded(COT_ACT_F32, w, r0, r1, act, as, idx, n, out, os);
-}
-static void gemm_any32(const cot_view *w, int64_t r0, int64_t r1, const void *act, size_t as,
-                       const int32_t *idx, int64_t n, float *out, size_t os) {
-    gemm_decoded(COT_ACT_Q8_32, w, r0, r1, act, as, idx, n, out, os);
-}
-static void gemm_any256(const cot_view *w, int64_t r0, int64_t r1, const void *act, size_t as,
-                        const int32_t *idx, int64_t n, float *out, size_t os) {
-    gemm_decoded(COT_ACT_Q8_256, w, r0, r1, act, as, idx, n, out, os);
+    read_through(w, r0, r1, SIDE);
+    for (int64_t t = 0; t < n; t += GROUP)
+        for (int64_t r = r0; r < r1; r += SIDE)
+            f32_rows(w, r, r1, idx ? act : (const char *)act + (size_t)t * as, as, idx ? idx + t : NULL,
+                     n - t < GROUP ? (int)(n - t) : GROUP, out + (size_t)t * os, os);
 }
 
 static void gemv_t(const cot_view *w, int64_t r0, int64_t r1, const float *x, float *out) {
@@ -113,8 +121,12 @@ static void gemv_t(const cot_view *w, int64_t r0, int64_t r1, const float *x, fl
 }
 
 static float dot_f32(const float *a, const float *b, int64_t n) {
-    float sums[16] = {0};
-    for (int64_t c = 0; c < n; c += 1 << 20)
-        add_products(a + c, b + c, n - c < 1 << 20 ? (int)(n - c) : 1 << 20, sums);
-    return close_sums(sums);
+    float sums[1][SIDE][16] = {{{0}}};
+    for (int64_t c = 0; c < n; c += 1 << 20) {
+        const float *w[SIDE] = {a + c}, *x[SIDE] = {b + c};
+        f32_tile(w, 1, x, 1, n - c < 1 << 20 ? (int)(n - c) : 1 << 20, sums);
+    }
+    return close_sums(sums[0][0]);
 }
+
+#endif

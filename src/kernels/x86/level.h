@@ -1,6 +1,5 @@
 /* The entries that both x86 levels override, compiled for each; included once by each level's init file. */
 #include "kernels/x86/attn.h"
-#include "kernels/x86/f32.h"
 #include "kernels/x86/q256.h"
 #include "kernels/x86/q32.h"
 #include "kernels/x86/rows.h"
@@ -14,11 +13,9 @@ static void fill(cot_kernels *k) {
                {COT_MXFP4, gemm_mxfp4},  {COT_Q4_K, gemm_q4_k}, {COT_Q5_K, gemm_q5_k},
                {COT_Q6_K, gemm_q6_k},    {COT_Q2_K, gemm_q2_k}, {COT_Q3_K, gemm_q3_k},
                {COT_IQ4_XS, gemm_iq4_xs}};
-    static cot__gemm_fn *const any[] = {gemm_f32, gemm_any32, gemm_any256};
     for (size_t s = 0; s < sizeof k->gemm / sizeof *k->gemm; s++) {
         if (!k->gemm[s]) continue;
-        k->gemm[s] = any[k->act[s]];
-        k->gemm_f32[s] = gemm_f32;
+        k->gemm[s] = k->gemm_f32[s] = gemm_f32; /* what is not listed has F32 activations */
     }
     for (size_t i = 0; i < sizeof own / sizeof *own; i++)
         k->gemm[cot__kernel_slot(own[i].type)] = own[i].gemm;

@@ -191,8 +191,8 @@ COT_ALWAYS void many256(const kind256 *k, const cot_view *w, int64_t r, int64_t 
     const uint8_t *p[LANES];
     int64_t blocks = w->cols / 256;
     int rows = end - r < LANES ? (int)(end - r) : LANES;
-    ahead next =
-        ahead_of(w, r + LANES, end, (n + TOKENS - 1) / TOKENS * (blocks < DEPTH256 ? blocks : DEPTH256));
+    ahead next = ahead_of(w, r + LANES, end, LANES,
+                          (n + TOKENS - 1) / TOKENS * (blocks < DEPTH256 ? blocks : DEPTH256));
     for (int l = 0; l < LANES; l++) p[l] = cot__view_at(w, r + (l < rows ? l : rows - 1));
     for (int64_t i = 0; i < blocks; i += DEPTH256) {
         int m = blocks - i < DEPTH256 ? (int)(blocks - i) : DEPTH256;

@@ -103,7 +103,7 @@ COT_ALWAYS void many32(const kind32 *k, const cot_view *w, int64_t r, int64_t en
     const uint8_t *p[LANES];
     int64_t blocks = w->cols / 32;
     int rows = end - r < LANES ? (int)(end - r) : LANES;
-    ahead next = ahead_of(w, r + LANES, end,
+    ahead next = ahead_of(w, r + LANES, end, LANES,
                           (n + TOKENS - 1) / TOKENS * (blocks < DEPTH32 ? (blocks + 7) / 8 : DEPTH32 / 8));
     for (int l = 0; l < LANES; l++) p[l] = cot__view_at(w, r + (l < rows ? l : rows - 1));
     for (int64_t i = 0; i < blocks; i += DEPTH32) {

@@ -5,7 +5,7 @@
 COT_ALWAYS void gemm32(const kind32 *k, const cot_view *w, int64_t r0, int64_t r1, const void *act, size_t as,
                        const int32_t *idx, int64_t n, float *out, size_t os) {
     if (n > FEW) {
-        read_through(w, r0, r1);
+        read_through(w, r0, r1, LANES);
         for (int64_t t = 0; t < n; t += MANY)
             for (int64_t r = r0; r < r1; r += LANES)
                 many32(k, w, r, r1, idx ? act : (const char *)act + (size_t)t * as, as, idx ? idx + t : NULL,

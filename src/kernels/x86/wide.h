@@ -141,7 +141,7 @@ COT_ALWAYS void interleave(const uint8_t *const row[LANES], size_t at, wide out[
     out[3] = COT_WIDE(unpackhi_epi64, b1, b3);
 }
 
-/* Interleaving walks through LANES rows side by side, which memory serves badly. So the rows to come are
+/* Walking through many rows side by side is what memory serves badly. So the rows to come are
  * fetched to the second-level cache a few lines at a time while the present ones are multiplied; the first
  * rows of a call are read once straight through. */
 typedef struct ahead {
@@ -149,20 +149,20 @@ typedef struct ahead {
     int64_t lines; /* at a time */
 } ahead;
 
-/* Rows r … r + LANES − 1, as far as there are any below `end`, over `times` calls of fetch_ahead. */
-COT_ALWAYS ahead ahead_of(const cot_view *w, int64_t r, int64_t end, int64_t times) {
+/* `rows` rows from r, as far as there are any below `end`, over `times` calls of fetch_ahead. */
+COT_ALWAYS ahead ahead_of(const cot_view *w, int64_t r, int64_t end, int rows, int64_t times) {
     ahead a = {NULL, NULL, 0};
     if (r >= end) return a;
     a.p = cot__view_at(w, r);
-    a.end = a.p + w->row_stride * (size_t)(end - r < LANES ? end - r : LANES);
+    a.end = a.p + w->row_stride * (size_t)(end - r < rows ? end - r : rows);
     a.lines = (a.end - a.p) / 64 / times + 1;
     return a;
 }
 COT_ALWAYS void fetch_ahead(ahead *a) {
     for (int64_t i = 0; i < a->lines && a->p < a->end; i++, a->p += 64) _mm_prefetch(a->p, _MM_HINT_T1);
 }
-COT_ALWAYS void read_through(const cot_view *w, int64_t r, int64_t end) {
-    ahead a = ahead_of(w, r, end, 1);
+COT_ALWAYS void read_through(const cot_view *w, int64_t r, int64_t end, int rows) {
+    ahead a = ahead_of(w, r, end, rows, 1);
     for (const char *p = a.p; p < a.end; p += 64) (void)*(const volatile char *)p;
 }
 
