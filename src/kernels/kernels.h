@@ -28,6 +28,9 @@ typedef struct cot__q8_32 { /* 320 bytes: eight blocks of 32 */
     int32_t low[8]; /* −128 Σ q of a block */
 } cot__q8_32;
 
+/* Runs of 32 stand in the order 0 2 1 3 4 6 5 7, as 64 bytes of nibbles hold them: low ones of two runs, then
+ * high ones. */
+static inline int cot__run_place(int run) { return (run + 1) % 4 > 1 ? run ^ 3 : run; }
 typedef struct cot__q8_256 { /* 1280 bytes: four blocks of 256 */
     int8_t q[4][256];
     int16_t sums[4][16], pairs[4][8]; /* Σ q of each 16; of each 32 */

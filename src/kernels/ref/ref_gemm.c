@@ -20,7 +20,8 @@ static void act_piece(cot_act kind, const void *act, int64_t c0, int64_t n, floa
             out[i] = b->d[c % 256 / 32] * b->q[c % 256];
         } else {
             const cot__q8_256 *b = (const cot__q8_256 *)act + c / 1024;
-            out[i] = b->d[c % 1024 / 256] * b->q[c % 1024 / 256][c % 256];
+            const int8_t *q = b->q[c % 1024 / 256] + 32 * cot__run_place((int)(c % 256 / 32));
+            out[i] = b->d[c % 1024 / 256] * q[c % 32];
         }
     }
 }
@@ -113,10 +114,12 @@ static void act_q8_256(const float *x, void *dst, int64_t n) {
     for (cot__q8_256 *g = dst; n > 0; g++) {
         memset(g, 0, sizeof *g);
         for (int b = 0; b < 4 && n > 0; b++, n -= 256, x += 256) {
-            g->d[b] = encode_block(x, g->q[b], 256);
+            int8_t q[256];
+            g->d[b] = encode_block(x, q, 256);
+            for (int r = 0; r < 8; r++) memcpy(g->q[b] + 32 * cot__run_place(r), q + 32 * r, 32);
             for (int i = 0; i < 16; i++) {
                 int sum = 0;
-                for (int j = 0; j < 16; j++) sum += g->q[b][16 * i + j];
+                for (int j = 0; j < 16; j++) sum += q[16 * i + j];
                 g->sums[b][i] = (int16_t)sum;
                 g->pairs[b][i / 2] = (int16_t)(g->pairs[b][i / 2] + sum);
             }

@@ -64,9 +64,11 @@ COT_ALWAYS void scale_words(bool fine, const heads256 *h, int j, wide out[PARTS]
     const long long each = 0x0001000100010001;
 #ifdef __AVX512F__
     if (fine) {
-        for (int z = 0; z < PARTS; z++)
-            out[z] = _mm512_permutexvar_epi16(quarters16(4 * z, 4 * z + 1, 4 * z + 2, 4 * z + 3),
+        for (int z = 0; z < PARTS; z++) {
+            int a = 2 * run_of(z), b = a + 2 * RUN_STEP;
+            out[z] = _mm512_permutexvar_epi16(quarters16(a, a + 1, b, b + 1),
                                               _mm512_castsi256_si512(h->fine[j].scale));
+        }
         return;
     }
     wide s = j == 0   ? _mm512_shuffle_i32x4(h->scale[0], h->scale[0], 0x00)
@@ -74,7 +76,8 @@ COT_ALWAYS void scale_words(bool fine, const heads256 *h, int j, wide out[PARTS]
              : j == 2 ? _mm512_shuffle_i32x4(h->scale[0], h->scale[0], 0xaa)
                       : _mm512_shuffle_i32x4(h->scale[0], h->scale[0], 0xff);
     for (int z = 0; z < PARTS; z++) {
-        long long a = 4 * z * each + (4 * z + 1) * (each << 8), b = a + 2 * (each + (each << 8));
+        long long a = 2 * run_of(z) * each + (2 * run_of(z) + 1) * (each << 8);
+        long long b = a + 2 * RUN_STEP * (each + (each << 8));
         out[z] = w_shuffle8(s, _mm512_set_epi64(b, b, b, b, a, a, a, a));
     }
 #else
@@ -85,7 +88,7 @@ COT_ALWAYS void scale_words(bool fine, const heads256 *h, int j, wide out[PARTS]
             s = w_each128(half ? _mm256_extracti128_si256(h->fine[j].scale, 1)
                                : _mm256_castsi256_si128(h->fine[j].scale));
         for (int z = 4 * half; z < 4 * half + 4; z++) {
-            int u = fine ? 2 * (z % 4) : z, v = fine ? u + 1 : u; /* words for the two lanes */
+            int r = run_of(z), u = fine ? 2 * (r % 4) : r, v = fine ? u + 1 : u; /* words for the two lanes */
             long long a = 2 * u * each + (2 * u + 1) * (each << 8);
             long long b = 2 * v * each + (2 * v + 1) * (each << 8);
             out[z] = w_shuffle8(s, _mm256_set_epi64x(b, b, a, a));

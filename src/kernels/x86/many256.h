@@ -12,7 +12,7 @@ enum {
 };
 
 typedef struct tile256 {
-    _Alignas(64) uint8_t q[64][WIDE];      /* values 4g … 4g + 3 of each row */
+    _Alignas(64) uint8_t q[64][WIDE];      /* four values of each row, in the order of cot__q8_256 */
     _Alignas(64) int32_t scale[16][LANES]; /* a scale, as one integer (64-byte level) or twice as words */
     _Alignas(64) int16_t min[8][LANES][2]; /* of two neighbouring sub-blocks */
     float d[LANES], dmin[LANES];
@@ -83,8 +83,8 @@ COT_ALWAYS void fill_tile_k(const kind256 *k, const uint8_t *const p[LANES], til
                 lo = w_or(lo, w_left16(w_and(w_right16(high[g], run), one), 4));
                 hi = w_or(hi, w_left16(w_and(w_right16(high[g], run + 1), one), 4));
             }
-            w_store(x->q[8 * run + g], lo);
-            w_store(x->q[8 * run + 8 + g], hi);
+            w_store(x->q[8 * cot__run_place(run) + g], lo);
+            w_store(x->q[8 * cot__run_place(run + 1) + g], hi);
         }
     }
 }
@@ -116,7 +116,8 @@ COT_ALWAYS void tile256_sums(const kind256 *k, const tile256 *x, const cot__q8_2
     int subs = k->fine ? 16 : 8, groups = 64 / subs;
     for (int t = 0; t < n; t++) s[t] = w_zero();
     for (int j = 0; j < subs; j++) {
-        wide scale = w_load(x->scale[j]), part[TOKENS];
+        int natural = k->fine ? 2 * cot__run_place(j / 2) + j % 2 : cot__run_place(j);
+        wide scale = w_load(x->scale[natural]), part[TOKENS];
         const uint8_t(*q)[WIDE] = &x->q[j * groups];
 #ifdef __AVX512F__
         for (int t = 0; t < n; t++) part[t] = w_zero();

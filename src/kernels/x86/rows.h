@@ -62,10 +62,12 @@ static void act_q8_256(const float *x, void *dst, int64_t n) {
         if (n < 1024) memset(g, 0, sizeof *g);
         else memset(g->unused, 0, sizeof g->unused);
         for (int b = 0; b < 4 && n > 0; b++, n -= 256, x += 256) {
-            g->d[b] = encode_block(x, g->q[b], 256);
+            int8_t q[256];
+            g->d[b] = encode_block(x, q, 256);
             for (int i = 0; i < 16; i += 2) {
                 int s[2];
-                sum_halves(g->q[b] + 16 * i, &s[0], &s[1]);
+                _mm256_storeu_si256((void *)(g->q[b] + 32 * cot__run_place(i / 2)), load256(q + 16 * i));
+                sum_halves(q + 16 * i, &s[0], &s[1]);
                 g->sums[b][i] = (int16_t)s[0];
                 g->sums[b][i + 1] = (int16_t)s[1];
                 g->pairs[b][i / 2] = (int16_t)(s[0] + s[1]);

@@ -19,7 +19,7 @@ typedef enum minima {
 } minima;
 
 typedef struct kind256 {
-    void (*unpack)(const uint8_t *p, wide q[PARTS]);
+    void (*unpack)(const uint8_t *p, wide q[PARTS]); /* runs in the order of cot__q8_256 */
     void (*scales)(const uint8_t *p, scales256 *s);
     int bytes, d_at, dmin_at;
     bool fine, k_head; /* a scale for 16 values; the head of Q4_K: d, dmin, 12 bytes of scales */
@@ -38,6 +38,10 @@ COT_ALWAYS __m512i halves32(int a, int b) {
 }
 #endif
 
+/* The runs that part z holds: the first of them, and what lies between two. */
+COT_ALWAYS int run_of(int z) { return WIDE == 64 ? z / 2 * 4 + z % 2 : cot__run_place(z); }
+enum { RUN_STEP = 2 };
+
 /* The same 32 bytes for both halves of a wide vector, the second shifted further to the right by `step`. */
 COT_ALWAYS wide halves(const uint8_t *p, int shift, int step) {
 #ifdef __AVX512F__
@@ -48,23 +52,28 @@ COT_ALWAYS wide halves(const uint8_t *p, int shift, int step) {
     return _mm256_srl_epi16(load256(p), _mm_cvtsi32_si128(shift));
 #endif
 }
-/* Part z of `PARTS` of eight runs of 32 that stand in the same bytes, `bits` wide each, `per` runs to a byte.
- */
-COT_ALWAYS wide planes(const uint8_t *p, int z, int per, int bits) {
-    int run = WIDE / 32 * z;
-    return w_and(halves(p + 32 * (run / per), run % per * bits, bits), w_all8((1 << bits) - 1));
+/* Part z of nibbles: two runs in each 32 bytes. */
+COT_ALWAYS wide nibble_part(const uint8_t *p, int z) {
+    int r = run_of(z);
+    wide x = w_load(p + 32 * (r / 2));
+    if (r % 2) x = w_right16(x, 4);
+    return w_and(x, w_all8(15));
 }
-/* Bit `run` of each of 32 bytes moved to bit `to`; for a wide vector of 64, bit run + 1 in the second half.
- */
-COT_ALWAYS wide high_bits(const uint8_t *p, int z, int to) {
-    int run = WIDE / 32 * z;
+/* Part z of pairs of bits: four runs in each 32 bytes. */
+COT_ALWAYS wide pair_part(const uint8_t *p, int z) {
+    int r = run_of(z);
+    return w_and(halves(p + 32 * (r / 4), 2 * (r % 4), 2 * RUN_STEP), w_all8(3));
+}
+/* Part z of bits, eight runs in 32 bytes, moved to bit `to`. */
+COT_ALWAYS wide bit_part(const uint8_t *p, int z, int to) {
+    int r = run_of(z);
 #ifdef __AVX512F__
-    __m512i by = halves32((to - run) & 31, (to - run - 1) & 31);
-    __m512i x = _mm512_rolv_epi32(_mm512_broadcast_i64x4(load256(p)), by);
+    __m512i x = _mm512_rolv_epi32(_mm512_broadcast_i64x4(load256(p)),
+                                  halves32((to - r) & 31, (to - r - RUN_STEP) & 31));
 #else
     __m256i x = load256(p);
-    x = run > to ? _mm256_srl_epi16(x, _mm_cvtsi32_si128(run - to))
-                 : _mm256_sll_epi16(x, _mm_cvtsi32_si128(to - run));
+    x = r > to ? _mm256_srl_epi16(x, _mm_cvtsi32_si128(r - to))
+               : _mm256_sll_epi16(x, _mm_cvtsi32_si128(to - r));
 #endif
     return w_and(x, w_all8(1 << to));
 }
@@ -91,10 +100,10 @@ COT_ALWAYS void scales_k_lanes(wide h, wide *scale, wide *min) {
 }
 
 COT_ALWAYS void unpack_q4_k(const uint8_t *p, wide q[PARTS]) {
-    for (int z = 0; z < PARTS; z++) q[z] = planes(p + 16, z, 2, 4);
+    for (int z = 0; z < PARTS; z++) q[z] = nibble_part(p + 16, z);
 }
 COT_ALWAYS void unpack_q5_k(const uint8_t *p, wide q[PARTS]) {
-    for (int z = 0; z < PARTS; z++) q[z] = w_or(planes(p + 48, z, 2, 4), high_bits(p + 16, z, 4));
+    for (int z = 0; z < PARTS; z++) q[z] = w_or(nibble_part(p + 48, z), bit_part(p + 16, z, 4));
 }
 
 COT_ALWAYS void scales_q6_k(const uint8_t *p, scales256 *b) {
@@ -103,22 +112,20 @@ COT_ALWAYS void scales_q6_k(const uint8_t *p, scales256 *b) {
 }
 COT_ALWAYS void unpack_q6_k(const uint8_t *p, wide q[PARTS]) {
     const wide low = w_all8(15), top = w_all8(0x30);
+    for (int z = 0; z < PARTS; z++) { /* run r: half r / 4, low nibbles of 64 bytes, then high ones */
+        int r = run_of(z), g = r % 4;
+        const uint8_t *l = p + 64 * (r / 4) + 32 * (r % 2), *h = p + 128 + 32 * (r / 4);
 #ifdef __AVX512F__
-    const __m512i first = halves32(4, 2), second = halves32(0, 30);
-    for (int half = 0; half < 2; half++) {
-        __m512i l = w_load(p + 64 * half), h = _mm512_broadcast_i64x4(load256(p + 128 + 32 * half));
-        q[2 * half] = w_or(w_and(l, low), w_and(_mm512_rolv_epi32(h, first), top));
-        q[2 * half + 1] = w_or(w_and(w_right16(l, 4), low), w_and(_mm512_rolv_epi32(h, second), top));
-    }
+        __m512i x = halves(l, 0, 4);
+        __m512i y = _mm512_rolv_epi32(_mm512_broadcast_i64x4(load256(h)),
+                                      halves32((4 - 2 * g) & 31, (4 - 2 * (g + RUN_STEP)) & 31));
 #else
-    for (int j = 0; j < 8; j++) {
-        __m256i x = load256(p + 64 * (j / 4) + 32 * (j % 2)), h = load256(p + 128 + 32 * (j / 4));
-        int g = j % 4;
-        h = g == 0 ? w_left16(h, 4) : g == 1 ? w_left16(h, 2) : g == 2 ? h : w_right16(h, 2);
+        __m256i x = load256(l), y = load256(h);
         if (g >= 2) x = w_right16(x, 4);
-        q[j] = w_or(w_and(x, low), w_and(h, top));
-    }
+        y = g == 0 ? w_left16(y, 4) : g == 1 ? w_left16(y, 2) : g == 2 ? y : w_right16(y, 2);
 #endif
+        q[z] = w_or(w_and(x, low), w_and(y, top));
+    }
 }
 
 COT_ALWAYS void scales_q2_k(const uint8_t *p, scales256 *b) {
@@ -127,7 +134,7 @@ COT_ALWAYS void scales_q2_k(const uint8_t *p, scales256 *b) {
     b->min = _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16(s, 4), low));
 }
 COT_ALWAYS void unpack_q2_k(const uint8_t *p, wide q[PARTS]) {
-    for (int z = 0; z < PARTS; z++) q[z] = planes(p + 16, z, 4, 2);
+    for (int z = 0; z < PARTS; z++) q[z] = pair_part(p + 16, z);
 }
 
 COT_ALWAYS void scales_q3_k(const uint8_t *p, scales256 *b) {
@@ -140,7 +147,7 @@ COT_ALWAYS void scales_q3_k(const uint8_t *p, scales256 *b) {
     b->min = _mm256_slli_epi16(b->scale, 2);
 }
 COT_ALWAYS void unpack_q3_k(const uint8_t *p, wide q[PARTS]) {
-    for (int z = 0; z < PARTS; z++) q[z] = w_or(planes(p + 32, z, 4, 2), high_bits(p, z, 2));
+    for (int z = 0; z < PARTS; z++) q[z] = w_or(pair_part(p + 32, z), bit_part(p, z, 2));
 }
 
 COT_ALWAYS void scales_iq4_xs(const uint8_t *p, scales256 *b) {
@@ -158,16 +165,17 @@ COT_ALWAYS void scales_iq4_xs(const uint8_t *p, scales256 *b) {
 COT_ALWAYS void unpack_iq4_xs(const uint8_t *p, wide q[PARTS]) {
     const wide table =
         w_each128(_mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113));
-#ifdef __AVX512F__
-    const __m512i by = quarters16(0, 4, 0, 4);
     for (int z = 0; z < PARTS; z++) {
-        __m512i x = _mm512_castsi256_si512(load256(p + 8 + 32 * z));
-        x = w_and(_mm512_srlv_epi16(_mm512_shuffle_i32x4(x, x, 0x50), by), w_all8(15));
+        int r = run_of(z);
+#ifdef __AVX512F__
+        __m512i x = w_load(p + 8 + 64 * (r / 4));
+        x = r % 2 ? _mm512_shuffle_i32x4(x, x, 0xf5) : _mm512_shuffle_i32x4(x, x, 0xa0);
+        x = w_and(_mm512_srlv_epi16(x, quarters16(0, 4, 0, 4)), w_all8(15));
         q[z] = w_xor(w_shuffle8(table, x), w_all8(0x80));
-    }
 #else
-    for (int z = 0; z < PARTS; z++) q[z] = w_shuffle8(table, nibbles(p + 8 + 16 * z));
+        q[z] = w_shuffle8(table, nibbles(p + 8 + 16 * r));
 #endif
+    }
 }
 
 #ifdef __AVX512F__
