@@ -13,6 +13,7 @@
 #include "base/alloc.h"
 #include "run/generate.h"
 #include "text/tok_utf8.h"
+#include "temp.h"
 
 #define NOISE "tests/golden/noise/model.gguf"
 
@@ -179,7 +180,7 @@ static void state_goes_through_a_file(void **state) {
     cot_generate_options o;
     cot_generate_defaults(&o);
     o.sample.temperature = 0, o.ignore_end = true, o.max_tokens = 6;
-    snprintf(path, sizeof path, "/tmp/coterie-test-%d.state", (int)getpid());
+    snprintf(path, sizeof path, "%.40s/coterie-test-%d.state", temp_root(), (int)getpid());
     cot_session *s = session(64, 1), *t = session(64, 2);
     generate(s, &o, ids, 5, &a);
     assert_int_equal(cot_sequence_save(s, 0, path, NULL), COT_OK);
