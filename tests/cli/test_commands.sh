@@ -108,6 +108,10 @@ expect 2 'ID=X' run $model -p a --logit-bias 5=
 expect 2 '--beams must lie' run $model -p a --beams 2000000000
 expect 1 'equal groups' run $model -p a --beams 4 --groups 3
 expect 2 '--ctx is 5' bench $model -p 8 -n 2 -c 5
+cp $gguf "$dir/nan.gguf" # the file ends with the last norm: bytes of all ones are NaN
+head -c 256 /dev/zero | tr '\0' '\377' | dd of="$dir/nan.gguf" bs=1 seek=$(($(wc -c <$gguf) - 256)) conv=notrunc 2>/dev/null
+expect 1 'not finite' eval "$dir/nan.gguf" -f docs/architecture.md --ctx 64 --json
+expect 1 'logit' run "$dir/nan.gguf" -p a -n 2
 head -c 3000 $gguf >"$dir/cut.gguf"
 expect 1 'cut.gguf' run "$dir/cut.gguf" -p a
 [ $failures -eq 0 ] && echo "all commands do what they say"
