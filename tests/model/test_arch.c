@@ -10,6 +10,8 @@
 
 #include <cmocka.h>
 
+#include <coterie/model.h>
+
 #include "model/arch.h"
 #include "model/arch_builtin.h"
 #include "base/alloc.h"
@@ -132,6 +134,41 @@ static void built_in_ones_are_whole(void **state) {
     assert_true(n >= 18);
 }
 
+static char said[512];
+
+static void listen(void *user, cot_log_level level, const char *line) {
+    (void)user, (void)level;
+    snprintf(said, sizeof said, "%.500s", line);
+}
+
+/* A bias that a description does not read changes the logits; it is told, once and with a name. */
+static void tensors_that_nothing_reads_are_told(void **state) {
+    (void)state;
+    static const char *const descriptions[] = {
+        "{\"coterie_arch\": 1, \"name\": \"t\", \"extends\": \"llama\"}",
+        "{\"coterie_arch\": 1, \"name\": \"t\", \"extends\": \"llama\", \"tensors\": {\"ffn_up\": {\"hf\": [{\"name\": \"model.layers.{i}.mlp.up_proj.weight\", \"bias\": \"none\"}]}}}"};
+    for (int k = 0; k < 2; k++) {
+        cot_model *m = NULL;
+        cot_model_options o;
+        cot_model_defaults(&o);
+        o.arch_file = file;
+        FILE *f = fopen(file, "w");
+        assert_non_null(f);
+        fputs(descriptions[k], f);
+        fclose(f);
+        said[0] = 0;
+        cot_log_set(listen, NULL, COT_LOG_WARN);
+        assert_int_equal(cot_model_open(&m, "tests/golden/llama-bias/hf", &o, NULL), COT_OK);
+        cot_log_set(NULL, NULL, COT_LOG_WARN);
+        cot_model_close(&m);
+        if (!k) assert_string_equal(said, "");
+        else
+            assert_non_null(strstr(
+                said,
+                "2 tensors are not part of the description t, such as model.layers.0.mlp.up_proj.bias"));
+    }
+}
+
 static int setup(void **state) {
     (void)state;
     snprintf(file, sizeof file, "%.60s/coterie-test-arch-%d.json", temp_root(), (int)getpid());
@@ -149,6 +186,7 @@ int main(void) {
         cmocka_unit_test(parameters_are_read_and_derived),
         cmocka_unit_test(what_is_wrong_is_named),
         cmocka_unit_test(built_in_ones_are_whole),
+        cmocka_unit_test(tensors_that_nothing_reads_are_told),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
