@@ -15,6 +15,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "temp.h"
 
 enum { GOLDEN_TOKENS = 256, GOLDEN_CASES = 64 };
 static const double GOLDEN_TOLERANCE = 1e-4;
@@ -174,7 +175,7 @@ static inline double golden_distance(const float *a, const float *b, size_t n) {
 
 /* A fresh folder under the temporary one; the caller removes it with golden_remove. */
 static inline void golden_temp(char out[64]) {
-    snprintf(out, 64, "/tmp/coterie-test-XXXXXX");
+    snprintf(out, 64, "%.40s/coterie-test-XXXXXX", temp_root());
     assert_non_null(mkdtemp(out));
 }
 

@@ -96,8 +96,8 @@ typedef enum cot_stop_reason {
     COT_STOP_CANCELLED
 } cot_stop_reason;
 
-/* New text (whole UTF-8 characters only, not terminated; may be empty) and the token it came from (−1 at the
- * end of the stream). Returning false stops. */
+/* New text (whole UTF-8 characters only; bytes that form none become U+FFFD; not terminated; may be empty)
+ * and the token it came from (−1 at the end of the stream). Returning false stops. */
 typedef bool cot_text_fn(void *user, const char *text, size_t n, int32_t token);
 
 typedef struct cot_generate_result {

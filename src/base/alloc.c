@@ -181,7 +181,8 @@ size_t cot__arena_reserved(const cot__arena *a) { return a->reserved; }
 
 static bool buf_room(cot__buf *b, size_t n) {
     size_t need;
-    if (cot__add_overflow(b->len, n, &need) || need > b->max || need == SIZE_MAX) return false;
+    b->full = cot__add_overflow(b->len, n, &need) || need > b->max || need == SIZE_MAX;
+    if (b->full) return false;
     if (need < b->cap) return true;
     size_t cap = b->cap ? b->cap : 64;
     while (cap <= need) cap = cap > SIZE_MAX / 2 ? SIZE_MAX : cap * 2;

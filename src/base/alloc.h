@@ -50,10 +50,11 @@ size_t cot__arena_used(const cot__arena *arena);
 size_t cot__arena_reserved(const cot__arena *arena);
 
 /* Growing byte buffer with a maximum. Zero-initialise, set max. `data` is always terminated by a NUL that
- * is not counted. */
+ * is not counted. `full` tells a failure for the maximum from one for want of memory. */
 typedef struct cot__buf {
     char *data;
     size_t len, cap, max;
+    bool full;
 } cot__buf;
 bool cot__buf_put(cot__buf *buf, const void *bytes, size_t n); /* false: out of memory or above max */
 COT_PRINTF(2, 3) bool cot__buf_printf(cot__buf *buf, const char *fmt, ...);

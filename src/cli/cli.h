@@ -27,7 +27,7 @@ typedef struct cli_list {
 typedef struct cli_common {
     const char *model, *arch;
     int32_t threads;
-    bool json, quiet, verbose, help, mmap_off;
+    bool json, quiet, verbose, help;
 } cli_common;
 
 typedef struct cli_command {
@@ -48,6 +48,8 @@ int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* pr
 /* Opens the model with progress on a terminal; prints the error itself. */
 int cli_open(cot_model **out, const cli_common *c);
 bool cli_progress(void *user, const char *what, uint64_t done, uint64_t total);
+/* Shows nothing and stops at an interrupt all the same: what --quiet takes instead. */
+bool cli_silent(void *user, const char *what, uint64_t done, uint64_t total);
 /* Interrupts set this; commands stop at the next chance. A second interrupt ends the process. */
 extern volatile int cli_interrupted;
 void cli_catch_interrupts(void);
@@ -60,6 +62,7 @@ bool cli_read(const char *path, char **text, size_t *n);
 /* JSON out. */
 void cli_json_string(FILE *f, const char *s, size_t n);   /* quoted; bytes that are no UTF-8 become U+FFFD */
 const char *cli_bytes(uint64_t n, char *buf, size_t cap); /* "16.4 GiB" */
+const char *cli_count(uint64_t n, char *buf, size_t cap); /* "30.5 billion" */
 
 int cmd_run(int, char **);
 int cmd_chat(int, char **);

@@ -74,14 +74,17 @@ static cot_status once(cot_session *s, const plan *p, int64_t vocab, int rep, co
     return st;
 }
 
+static int32_t longest_sequence(const plan *p) {
+    return p->depth + (p->prompt > 1 + p->generate ? p->prompt : 1 + p->generate);
+}
+
 static cot_status measure(const cot_model *m, cot_session_options *so, const plan *p, const cli_common *c,
                           figures *f, cot_error *err) {
     cot_session *s = NULL;
     cot_model_info info;
     cot_model_get_info(m, &info);
-    int32_t longest =
-        p->depth + p->prompt > p->depth + 1 + p->generate ? p->depth + p->prompt : p->depth + 1 + p->generate;
-    so->n_ctx = longest;
+    int32_t longest = longest_sequence(p);
+    if (!so->n_ctx) so->n_ctx = longest;
     so->n_sequences = p->batch;
     so->n_threads = c->threads;
     cot_row *rows = calloc((size_t)longest * (size_t)p->batch, sizeof *rows);
@@ -150,7 +153,7 @@ static int machine(const cli_common *c, const char *path) {
         printf("threads %d\nmemory read %.1f GB/s\narithmetic %.0f GFLOPS (F32 fused multiply-adds)\n",
                threads, l.memory_gbs, l.gflops);
         if (l.disk_gbs > 0) printf("disk read   %.2f GB/s (direct)\n", l.disk_gbs);
-        else puts("disk read   not measured: give a MODEL whose file is to be read");
+        else puts("disk read   not measured: /var/tmp takes no file for it; give a MODEL to read");
     }
     return EXIT_OK;
 }
@@ -169,6 +172,8 @@ int cmd_bench(int argc, char **argv) {
         {NULL, 'r', "N", "repetitions; medians are reported", CLI_INT, &p.reps},
         {"batch", 0, "N", "sequences at once", CLI_INT, &p.batch},
         {"depth", 0, "N", "tokens already in the cache", CLI_INT, &p.depth},
+        {"ctx", 'c', "N", "positions of a sequence (default: as many as are used)", CLI_INT, &so.n_ctx},
+        {"act", 0, "MODE", "auto, or f32: activations are never quantised", CLI_ACT, &so.activation},
         {"seed", 0, "S", "seed of the token ids", CLI_U64, &p.seed},
         {"kv", 0, "TYPE", "number format of the cache: f16, q8_0, f32", CLI_KV, &so.kv_type},
         {"experts", 0, "N", "experts per token in every router", CLI_INT, &so.experts_used},
@@ -177,11 +182,14 @@ int cmd_bench(int argc, char **argv) {
         {0}};
     int code = cli_parse("bench", argc, argv, options, &c, words, &n_words);
     if (code >= 0) return code;
-    if (only_machine) return machine(&c, c.model);
+    if (only_machine) return machine(&c, c.model ? c.model : "");
     if (p.prompt < 0 || p.generate < 0 || p.depth < 0 || p.prompt > 1 << 20 || p.generate > 1 << 20 ||
         p.depth > 1 << 20 || p.batch < 1 || p.batch > 1024 || p.reps < 1 || p.reps > MAX_REPS)
         return cli_usage("bench: -p, -n and --depth must lie in 0…1048576, --batch in 1…1024, -r in 1…%d",
                          MAX_REPS);
+    if (so.n_ctx && so.n_ctx < longest_sequence(&p))
+        return cli_usage("bench: -p, -n and --depth need %d positions, --ctx is %d", longest_sequence(&p),
+                         so.n_ctx);
     cot_model *m = NULL;
     cot_error err = {0};
     figures *f = calloc(1, sizeof *f);

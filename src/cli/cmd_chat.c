@@ -15,7 +15,7 @@ typedef struct talk {
     size_t n_messages, cap;
     char *answer;
     size_t n_answer, cap_answer;
-    bool quiet;
+    bool quiet, json;
 } talk;
 
 static bool append(char **to, size_t *n, size_t *cap, const char *s, size_t len) {
@@ -54,8 +54,10 @@ static void forget(talk *t) {
 
 static bool put(void *user, const char *text, size_t n, int32_t token) {
     talk *t = user;
-    fwrite(text, 1, n, stdout);
-    fflush(stdout);
+    if (!t->json) {
+        fwrite(text, 1, n, stdout);
+        fflush(stdout);
+    }
     return append(&t->answer, &t->n_answer, &t->cap_answer, text, n) && !cli_interrupted;
 }
 
@@ -66,6 +68,24 @@ static size_t reuse(talk *t, const int32_t *ids, size_t n) {
     while (same < held && same + 1 < n && have[same] == ids[same]) same++;
     cot_sequence_cut(t->session, 0, (int32_t)same, NULL);
     return same;
+}
+
+static void report(const talk *t, const cot_generate_result *r) {
+    if (t->json) {
+        fputs("{\"text\": ", stdout);
+        cli_json_string(stdout, t->answer ? t->answer : "", t->n_answer);
+        printf(
+            ", \"prompt_tokens\": %d, \"prompt_ms\": %.3f, \"generated_tokens\": %d, \"generate_ms\": %.3f}\n",
+            r->prompt_tokens, r->prompt_seconds * 1e3, r->generated_tokens, r->generate_seconds * 1e3);
+        fflush(stdout);
+        return;
+    }
+    putchar('\n');
+    if (r->stop == COT_STOP_CONTEXT)
+        fprintf(stderr, "(the context is full: /clear starts anew, or start with a larger --ctx)\n");
+    if (!t->quiet)
+        fprintf(stderr, "(%d tokens, %.1f/s)\n", r->generated_tokens,
+                r->generate_seconds > 0 ? r->generated_tokens / r->generate_seconds : 0);
 }
 
 static cot_status answer(talk *t, cot_error *err) {
@@ -83,18 +103,36 @@ static cot_status answer(talk *t, cot_error *err) {
         size_t same = reuse(t, ids, n);
         s = cot_generate(t->session, ids + same, n - same, &t->g, put, t, &r, err);
     }
-    putchar('\n');
-    if (s == COT_OK && r.stop == COT_STOP_CONTEXT)
-        fprintf(stderr, "(the context is full: /clear starts anew, or start with a larger --ctx)\n");
-    if (s == COT_OK && !t->quiet)
-        fprintf(stderr, "(%d tokens, %.1f/s)\n", r.generated_tokens,
-                r.generate_seconds > 0 ? r.generated_tokens / r.generate_seconds : 0);
+    if (s == COT_OK) report(t, &r);
     if (s == COT_OK && !add_message(t, "assistant", t->answer ? t->answer : "", t->n_answer))
         s = COT_NO_MEMORY;
-    cli_interrupted = 0;
     cot_free(prompt);
     cot_free(ids);
     return s;
+}
+
+/* One turn. What fails because of what was said (a context that is too small, a template that refuses it, an
+ * interrupt while reading) is told, the message is taken back, and the conversation goes on where somebody
+ * sits at it. */
+static bool turn(talk *t, const char *text, size_t n, int *code) {
+    size_t before = t->n_messages;
+    cot_error err = {0};
+    if (!add_message(t, "user", text, n)) {
+        fprintf(stderr, "error: out of memory\n");
+        *code = EXIT_FAILED;
+        return false;
+    }
+    cot_status s = answer(t, &err);
+    bool interrupted = s == COT_CANCELLED;
+    if (interrupted) fprintf(stderr, "\n(interrupted)\n");
+    else if (s != COT_OK) *code = cli_fail(&err);
+    cli_interrupted = 0;
+    if (s == COT_OK) return true;
+    t->messages[t->n_messages = before] = 0;
+    if (!isatty(STDIN_FILENO)) return interrupted;
+    if (s == COT_CONTEXT_FULL) fprintf(stderr, "(/clear starts anew)\n");
+    *code = EXIT_OK;
+    return s != COT_NO_MEMORY && s != COT_INTERNAL && s != COT_IO;
 }
 
 static const char *prompt_text(EditLine *el) { return "> "; }
@@ -125,7 +163,6 @@ static int converse(talk *t) {
     el_set(el, EL_HIST, history, h);
     el_set(el, EL_SIGNAL, 1);
     while ((line = el_gets(el, &n)) != NULL || cli_interrupted) {
-        cot_error err = {0};
         if (cli_interrupted || !line) {
             cli_interrupted = 0;
             putchar('\n');
@@ -140,12 +177,7 @@ static int converse(talk *t) {
         text[len] = '\0';
         history(h, &ev, H_ENTER, line);
         bool go_on = true;
-        if (text[0] == '/') go_on = command(t, text);
-        else if (!add_message(t, "user", text, len)) go_on = false;
-        else if (answer(t, &err) != COT_OK) {
-            code = cli_fail(&err);
-            go_on = false;
-        }
+        go_on = text[0] == '/' ? command(t, text) : turn(t, text, len, &code);
         free(text);
         if (!go_on) break;
     }
@@ -174,11 +206,17 @@ int cmd_chat(int argc, char **argv) {
     cot_error err = {0};
     so.n_threads = c.threads;
     t.quiet = c.quiet;
-    if (!c.quiet) t.g.progress = cli_progress;
+    t.json = c.json;
+    t.g.progress = c.quiet ? cli_silent : cli_progress;
     cli_catch_interrupts();
     if ((code = cli_open(&m, &c)) < 0) {
         t.m = m;
-        if (cot_session_create(&t.session, m, &so, &err) != COT_OK) code = cli_fail(&err);
+        int32_t *none = NULL;
+        size_t n;
+        cot_status s = cot_tokenize(m, "", 0, false, false, &none, &n, &err); /* a model without text? */
+        cot_free(none);
+        if (s == COT_OK) s = cot_session_create(&t.session, m, &so, &err);
+        if (s != COT_OK) code = cli_fail(&err);
         else {
             forget(&t);
             if (!c.quiet && isatty(STDIN_FILENO))

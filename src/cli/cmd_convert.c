@@ -16,8 +16,6 @@ static bool type_of(const char *option, const char *text, cot_type *out) {
     return false;
 }
 
-static bool silent(void *user, const char *what, uint64_t done, uint64_t total) { return !cli_interrupted; }
-
 int cmd_convert(int argc, char **argv) {
     cli_common c = {0};
     const char *words[2], *type = NULL, *experts = NULL, *attention = NULL, *head = NULL;
@@ -43,7 +41,7 @@ int cmd_convert(int argc, char **argv) {
     o.arch_file = c.arch;
     o.n_threads = c.threads;
     cli_catch_interrupts();
-    o.progress = c.quiet ? silent : cli_progress; /* in any case: an interrupt is noticed there */
+    o.progress = c.quiet ? cli_silent : cli_progress;
     cot_error err;
     double start = cot__now();
     if (cot_convert(c.model, words[0], &o, &err) != COT_OK) return cli_fail(&err);

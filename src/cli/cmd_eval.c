@@ -10,6 +10,7 @@ typedef struct score {
     const int32_t *next; /* of each row: the token that follows */
     double sum, sum2;
     int64_t n;
+    bool no_number; /* logits that are none: stop and say so, there is no perplexity of them */
 } score;
 
 static bool add_row(void *user, size_t row, const float *x, int64_t n) {
@@ -19,6 +20,8 @@ static bool add_row(void *user, size_t row, const float *x, int64_t n) {
     for (int64_t i = 1; i < n; i++) max = x[i] > max ? x[i] : max;
     for (int64_t i = 0; i < n; i++) sum += exp((double)(x[i] - max));
     double nll = log(sum) - (double)(x[s->next[row]] - max);
+    s->no_number = !isfinite(nll);
+    if (s->no_number) return false;
     s->sum += nll;
     s->sum2 += nll * nll;
     s->n++;
@@ -95,7 +98,10 @@ static int evaluate(const cot_model *m, cot_session_options *so, const char *tex
     if (st == COT_OK && code == EXIT_OK) st = cot_session_create(&s, m, so, &err);
     if (st == COT_OK && code == EXIT_OK)
         st = measure(s, m, ids, count, so->n_ctx, stride, c->quiet, &sc, &err);
-    if (st != COT_OK) code = cli_fail(&err);
+    if (sc.no_number) {
+        fprintf(stderr, "error: %s: the logits are not finite numbers; are the weights damaged?\n", c->model);
+        code = EXIT_FAILED;
+    } else if (st != COT_OK) code = cli_fail(&err);
     else if (code == EXIT_OK) code = report(&sc, c);
     cot_session_free(&s);
     cot_free(ids);

@@ -9,9 +9,11 @@ bool cli_sampling_done(const char *command, cot_generate_options *g, cli_texts *
     g->n_stop = t->stop.n;
     for (size_t i = 0; i < t->bias.n; i++) {
         char *end;
-        long id = strtol(t->bias.item[i], &end, 10);
-        float x = *end == '=' ? strtof(end + 1, &end) : 0;
-        if (*end || end == t->bias.item[i] || id < 0 || id > INT32_MAX) {
+        const char *item = t->bias.item[i], *equals = strchr(item, '=');
+        long id = strtol(item, &end, 10);
+        bool ok = equals && end == equals && end > item && id >= 0 && id <= INT32_MAX && equals[1];
+        float x = ok ? strtof(equals + 1, &end) : 0;
+        if (!ok || *end) {
             cli_usage("%s: --logit-bias takes ID=X, such as 42=-1.5, not \"%s\"", command, t->bias.item[i]);
             return false;
         }
@@ -21,6 +23,8 @@ bool cli_sampling_done(const char *command, cot_generate_options *g, cli_texts *
     g->sample.n_bias = t->bias.n;
     return true;
 }
+
+enum { MAX_BEAMS = 256 };
 
 typedef struct sink {
     bool json;
@@ -87,8 +91,8 @@ static void report(const cot_generate_result *r, const sink *s, const cli_common
             gs > 0 ? r->generated_tokens / gs : 0, cot_session_threads(session), reason(r->stop));
 }
 
-/* The prompt's ids: plain text, or one user message in the chat template (whose special tokens are the
- * template's). */
+/* The prompt's ids: plain text, in which special tokens stay text, or one user message in the chat template,
+ * whose special tokens count. The message is the user's own, so it is not searched for them. */
 static cot_status encode(const cot_model *m, const char *text, size_t n, bool chat, int32_t **ids,
                          size_t *count, cot_error *err) {
     if (!chat) return cot_tokenize(m, text, n, true, false, ids, count, err);
@@ -158,6 +162,8 @@ int cmd_run(int argc, char **argv) {
         {"beams", 0, "N", "beam search over N beams", CLI_INT, &g.beams},
         {"groups", 0, "N", "groups of a diverse beam search", CLI_INT, &g.beam_groups},
         {"diversity", 0, "X", "penalty between groups", CLI_FLOAT, &g.diversity},
+        {"length-penalty", 0, "X", "exponent of the length that a beam's score is divided by", CLI_FLOAT,
+         &g.length_penalty},
         CLI_SESSION(so, CLI_POSITIONS),
         {"chat", 0, NULL, "put the prompt into the model's chat template", CLI_FLAG, &chat},
         {0}};
@@ -165,10 +171,11 @@ int cmd_run(int argc, char **argv) {
     if (code >= 0) return code;
     if (text && file) return cli_usage("run: -p and -f exclude each other");
     if (!cli_sampling_done("run", &g, &t)) return EXIT_USAGE;
+    if (g.beams < 1 || g.beams > MAX_BEAMS) return cli_usage("run: --beams must lie in 1…%d", MAX_BEAMS);
     char *read = NULL;
     size_t n = text ? strlen(text) : 0;
     if (file && !cli_read(file, &read, &n)) return EXIT_FAILED;
-    if (!c.quiet) g.progress = cli_progress;
+    g.progress = c.quiet ? cli_silent : cli_progress;
     cot_model *m = NULL;
     cli_catch_interrupts();
     if ((code = cli_open(&m, &c)) < 0)

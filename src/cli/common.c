@@ -23,7 +23,10 @@ void cli_catch_interrupts(void) {
 }
 
 int cli_fail(const cot_error *err) {
-    fprintf(stderr, "error: %s\n", err->message[0] ? err->message : cot_status_text(err->status));
+    fprintf(stderr, "error: %s\n",
+            err->message[0]         ? err->message
+            : err->status == COT_OK ? "out of memory" /* of the command itself */
+                                    : cot_status_text(err->status));
     return err->status == COT_CANCELLED && cli_interrupted ? EXIT_INTERRUPTED : EXIT_FAILED;
 }
 
@@ -55,12 +58,14 @@ bool cli_progress(void *user, const char *what, uint64_t done, uint64_t total) {
     return !cli_interrupted;
 }
 
+bool cli_silent(void *user, const char *what, uint64_t done, uint64_t total) { return !cli_interrupted; }
+
 int cli_open(cot_model **out, const cli_common *c) {
     cot_error err;
     cot_model_options o;
     cot_model_defaults(&o);
     o.arch_file = c->arch;
-    if (!c->quiet) o.progress = cli_progress;
+    o.progress = c->quiet ? cli_silent : cli_progress;
     if (!c->model)
         return cli_usage("no MODEL is given: a GGUF file, the first of a split, or a Hugging Face folder");
     return cot_model_open(out, c->model, &o, &err) == COT_OK ? -1 : cli_fail(&err);
@@ -163,5 +168,12 @@ const char *cli_bytes(uint64_t n, char *buf, size_t cap) {
     int u = 0;
     while (x >= 1024 && u < 4) x /= 1024, u++;
     snprintf(buf, cap, u ? "%.2f %s" : "%.0f %s", x, unit[u]);
+    return buf;
+}
+
+const char *cli_count(uint64_t n, char *buf, size_t cap) {
+    if (n < 1000000) snprintf(buf, cap, "%.1f thousand", (double)n / 1e3);
+    else if (n < 1000000000) snprintf(buf, cap, "%.1f million", (double)n / 1e6);
+    else snprintf(buf, cap, "%.2f billion", (double)n / 1e9);
     return buf;
 }

@@ -9,7 +9,8 @@ typedef struct machine_limits {
 } machine_limits;
 /* Memory read and F32 arithmetic with so many threads; medians of a few rounds (more when thorough). */
 void machine_measure(machine_limits *out, int threads, bool thorough);
-/* Direct sequential reads of a file (or of the largest file in a folder). */
+/* Direct sequential reads of a file, of the largest file in a folder, or for "" of a file without a name that
+ * is written for it in /var/tmp. */
 void machine_disk(machine_limits *out, const char *path);
 
 #endif

@@ -85,6 +85,7 @@ static bool conditions_hold(const json_t *match, const cot__source *src) {
 
 static cot_status find_builtin(const cot__source *src, const cot__arch_text **out, cot_error *err) {
     for (const cot__arch_text *t = cot__arch_builtin; t->name; t++) {
+        if (!memmem(t->json, t->len, src->arch, strlen(src->arch))) continue; /* not worth reading */
         json_t *doc = NULL;
         COT_TRY(cot__json_parse(&doc, t->name, t->json, t->len, err));
         const json_t *match = json_object_get(doc, "match");

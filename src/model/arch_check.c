@@ -6,7 +6,7 @@
 #include "base/error.h"
 #include "model/arch.h"
 
-static const char derived[] = "product ratio sum difference period last others comment";
+static const char derived[] = "product ratio sum difference period from last others comment";
 
 static const struct {
     const char *op, *fields;
@@ -14,7 +14,7 @@ static const struct {
     {"norm", "norm weight eps"},
     {"attention",
      "heads kv_heads head_dim head_dim_v window rope scale scale_base softcap clip norm_after_rope eps"},
-    {"mla", "heads q_rank kv_rank nope rot head_dim_v rope scale eps yarn_log_multiplier yarn_factor"},
+    {"mla", "heads q_rank kv_rank nope rot head_dim_v rope eps yarn_log_multiplier yarn_factor"},
     {"ffn", "act alpha limit"},
     {"moe",
      "act alpha limit experts k score select weights groups groups_used group_score normalize normalize_eps "

@@ -46,6 +46,10 @@ typedef struct spelling {
     bool per_expert;   /* the name has {e} */
 } spelling;
 
+static void saw(const cot__bind *b, const cot__tensor *x) {
+    if (b->seen) b->seen[x - b->arch->source->tensors->tensors] = true;
+}
+
 static cot_status find_one(const cot__bind *b, const char *slot, const json_t *alt, int layer, int expert,
                            bool bias, spelling *out, cot_error *err) {
     char name[MAX_NAME];
@@ -61,6 +65,7 @@ static cot_status find_one(const cot__bind *b, const char *slot, const json_t *a
     if (!cot__slot_expand(t, layer, expert, bias && !own_bias_name, name)) return COT_OK;
     const cot__tensor *x = cot__tensors_find(b->arch->source->tensors, name);
     if (!x) return COT_OK;
+    saw(b, x);
     *out = (spelling){
         .tensor = x, .how = json_is_object(alt) ? alt : NULL, .per_expert = strstr(t, "{e}") != NULL};
     if (blocks && !bias) {
@@ -70,6 +75,7 @@ static cot_status find_one(const cot__bind *b, const char *slot, const json_t *a
         out->scales = cot__tensors_find(b->arch->source->tensors, name);
         if (!out->scales)
             return cot__fail(err, COT_FORMAT, b->arch->source->path, name, "is missing beside its blocks");
+        saw(b, out->scales);
     }
     return COT_OK;
 }
@@ -138,6 +144,7 @@ static cot_status attach_scales(const cot__bind *b, const cot__tensor *x, cot_vi
     char name[MAX_NAME + 16];
     snprintf(name, sizeof name, "%s_scale_inv", x->name);
     const cot__tensor *s = cot__tensors_find(b->arch->source->tensors, name);
+    if (s) saw(b, s);
     if (!s || s->type != COT_F32 || s->n_dims != 2)
         return cot__fail(err, COT_FORMAT, path_of(b), name, "FP8 weights need this 2-D F32 tensor");
     const json_t *size = cot__json_at(b->arch->source->config, "quantization_config.weight_block_size");

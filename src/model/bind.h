@@ -8,6 +8,7 @@
 typedef struct cot__bind {
     const cot__arch *arch;
     cot__store *store;
+    bool *seen; /* per tensor of the file: asked for by name; NULL: not counted */
 } cot__bind;
 
 /* The tensor of a slot at layer (−1: none) and expert (−1: the whole stack), by the first spelling that the

@@ -3,6 +3,7 @@
 #include "model/build.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -219,8 +220,36 @@ static cot_status build_head(cot__build *b, cot_error *err) {
     return cot__arch_f32(m->arch, head, "softcap", -1, &m->logit_softcap, err);
 }
 
-cot_status cot__model_build(cot_model *m, cot_error *err) {
-    cot__build b = {.m = m, .bind = {m->arch, m->store}};
+/* Of a layer that is not run (a prediction block behind the last), of what is computed instead of stored, or
+ * of a head beside tied embeddings. */
+static bool may_be_left(const cot_model *m, const char *name) {
+    static const char *const computed[] = {"rotary_emb", "rope_f", "attn_rot_embd", "masked_bias",
+                                           "attn.bias"};
+    const char *layer = strncmp(name, "blk.", 4) == 0 ? name + 4 : strstr(name, "layers.");
+    if (layer && layer != name + 4) layer += 7;
+    if (layer && strtol(layer, NULL, 10) >= m->n_layer) return true;
+    for (size_t i = 0; i < sizeof computed / sizeof *computed; i++)
+        if (strstr(name, computed[i])) return true;
+    return strcmp(name, "lm_head.weight") == 0 || strcmp(name, "output.weight") == 0;
+}
+
+/* A tensor that nothing reads is part of a model that this description does not describe: the logits may
+ * differ. */
+static void tell_unread(const cot_model *m, const bool *seen) {
+    const cot__tensor_set *set = m->source->tensors;
+    const char *first = NULL;
+    size_t n = 0;
+    for (size_t i = 0; i < set->n_tensors; i++)
+        if (!seen[i] && !may_be_left(m, set->tensors[i].name)) {
+            if (!n++) first = set->tensors[i].name;
+        }
+    if (n)
+        cot__log(COT_LOG_WARN,
+                 "%s: %zu tensors are not part of the description %s, such as %s: results may differ",
+                 m->source->path, n, m->arch->name, first);
+}
+
+static cot_status build(cot_model *m, cot__build b, cot_error *err) {
     const json_t *doc = m->arch->doc, *stack = json_object_get(json_object_get(doc, "stacks"), "decoder");
     int64_t n_layer = 0;
     if (!stack) return cot__fail(err, COT_FORMAT, m->arch->file, "stacks", "needs a stack named decoder");
@@ -240,4 +269,14 @@ cot_status cot__model_build(cot_model *m, cot_error *err) {
         COT_TRY(build_list(&b, json_object_get(stack, "layer"), "stacks.decoder.layer", i, err));
     COT_TRY(build_list(&b, json_object_get(stack, "output"), "stacks.decoder.output", -1, err));
     return build_head(&b, err);
+}
+
+cot_status cot__model_build(cot_model *m, cot_error *err) {
+    size_t n = m->source->tensors->n_tensors;
+    bool *seen = cot__alloc_zero(n ? n : 1, sizeof *seen);
+    if (!seen) return cot__fail_memory(err, n);
+    cot_status s = build(m, (cot__build){.m = m, .bind = {m->arch, m->store, seen}}, err);
+    if (s == COT_OK) tell_unread(m, seen);
+    cot__free(seen);
+    return s;
 }

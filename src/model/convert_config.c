@@ -91,7 +91,7 @@ static cot_status put_param(json_t *root, const json_t *spec, const cot__param *
 
 /* What transformers wants to be told and the tensors show. */
 static cot_status put_flags(cot__convert *c, json_t *root, cot_error *err) {
-    cot__bind b = {c->arch, c->store};
+    cot__bind b = {.arch = c->arch, .store = c->store};
     cot_view v, head;
     bool qk_norm = false;
     COT_TRY(cot__slot_bias(&b, "attn_q", 0, -1, &v, err));
@@ -114,7 +114,7 @@ static cot_status put_family(cot__convert *c, json_t *root, cot_error *err) {
         const char *t = json_string_value(cond);
         bool holds = !cond, found;
         double x = 0;
-        cot__bind b = {c->arch, c->store};
+        cot__bind b = {.arch = c->arch, .store = c->store};
         if (t && strncmp(t, "tensor:", 7) == 0) {
             for (int layer = 0; layer < c->n_layer && !holds; layer++)
                 holds = cot__slot_exists(&b, t + 7, layer);
@@ -152,7 +152,7 @@ static cot_status put_divisors(cot__convert *c, json_t *root, cot_error *err) {
     static const char *const lists[][2] = {{"rope_factors_short", "short_factor"},
                                            {"rope_factors_long", "long_factor"}};
     static const char *const objects[] = {"rope_parameters", "rope_scaling"};
-    cot__bind b = {c->arch, c->store};
+    cot__bind b = {.arch = c->arch, .store = c->store};
     for (int i = 0; i < 2; i++) {
         const float *v;
         int64_t n;
@@ -221,7 +221,7 @@ static cot_status put_rope(cot__convert *c, json_t *root, cot_error *err) {
     const cot__param *p = cot__param_find(c->arch, "rope_scaling");
     json_t *params = json_object_get(root, "rope_parameters");
     bool none = !p || p->kind != COT__PARAM_STRING || strcmp(p->str, "none") == 0;
-    cot__bind b = {c->arch, c->store};
+    cot__bind b = {.arch = c->arch, .store = c->store};
     const float *stored;
     int64_t n;
     COT_TRY(cot__slot_vector(&b, "rope_freqs", false, -1, -1, &stored, &n, err));
@@ -256,7 +256,7 @@ static cot_status put_template(cot__convert *c, const char *dir, cot_error *err)
 
 /* A GGUF need not say how many tokens there are; the embedding does. */
 static cot_status put_vocab_size(cot__convert *c, json_t *root, cot_error *err) {
-    cot__bind b = {c->arch, c->store};
+    cot__bind b = {.arch = c->arch, .store = c->store};
     cot_view v = {0};
     if (json_object_get(root, "vocab_size")) return COT_OK;
     COT_TRY(cot__slot_view(&b, "token_embd", -1, -1, &v, NULL, err));

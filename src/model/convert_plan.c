@@ -13,7 +13,7 @@
 /* Names of tensors that the split replaces. */
 static cot_status replaced_names(cot__convert *c, cot__map *map, cot_error *err) {
     static const char *const slots[] = {"ffn_gate", "ffn_up", "ffn_down"};
-    cot__bind b = {c->arch, c->store};
+    cot__bind b = {.arch = c->arch, .store = c->store};
     for (int layer = 0; layer < c->n_layer; layer++)
         for (int i = 0; i < 3 && cot__convert_splits(c, layer); i++) {
             cot_view v;

@@ -84,7 +84,7 @@ static void set_shape(const cot__convert *c, cot__job *j, const cot_view *v, con
 static cot_status plan_one(cot__convert *c, const char *slot, const target *t, int layer, int expert,
                            bool bias, int n_experts, cot_error *err) {
     char name[COT__SLOT_NAME];
-    cot__bind b = {c->arch, c->store};
+    cot__bind b = {.arch = c->arch, .store = c->store};
     cot_view v;
     const char *from = NULL;
     int e = is_expert(slot) ? (expert < 0 ? 0 : expert) : -1;
@@ -138,7 +138,7 @@ static int number(const cot__convert *c, const char *name) {
 
 /* A latent attention's keys and values that the file keeps apart would have to be joined. */
 static cot_status check_latent(cot__convert *c, cot_error *err) {
-    cot__bind b = {c->arch, c->store};
+    cot__bind b = {.arch = c->arch, .store = c->store};
     if (c->to_gguf || !cot__slot_exists(&b, "attn_k_b", 0) || cot__slot_exists(&b, "attn_kv_b", 0))
         return COT_OK;
     return cot__fail(err, COT_UNSUPPORTED, c->source->path, "attn_k_b",
@@ -192,7 +192,7 @@ static cot_status row_order(const cot__convert *c, const cot__job *j, const char
 
 static cot_status part_view(cot__convert *c, const cot__job *j, int part, int expert, cot_view *v,
                             cot_error *err) {
-    cot__bind b = {c->arch, c->store};
+    cot__bind b = {.arch = c->arch, .store = c->store};
     const char *slot = j->slot[part];
     if (!slot) return cot__fail(err, COT_FORMAT, c->source->path, j->name, "a part of it is missing");
     if (j->vector && !j->n_experts) { /* F32, with what the spelling adds */

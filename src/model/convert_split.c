@@ -29,7 +29,7 @@ typedef struct kmeans {
 } kmeans;
 
 bool cot__convert_splits(const cot__convert *c, int layer) {
-    cot__bind b = {c->arch, c->store};
+    cot__bind b = {.arch = c->arch, .store = c->store};
     return c->o->split_experts > 1 && cot__slot_exists(&b, "ffn_gate", layer) &&
            cot__slot_exists(&b, "ffn_up", layer) && cot__slot_exists(&b, "ffn_down", layer) &&
            !cot__slot_exists(&b, "ffn_gate_inp", layer);
@@ -172,7 +172,7 @@ static cot_status deal_layer(cot__convert *c, int layer, cot_error *err) {
     cot__split *s = &c->split;
     if (s->layer == layer) return COT_OK;
     cot__convert_split_free(s);
-    cot__bind b = {c->arch, c->store};
+    cot__bind b = {.arch = c->arch, .store = c->store};
     cot_view gate;
     int n = c->o->split_experts;
     COT_TRY(cot__slot_need(&b, "ffn_gate", layer, -1, -1, -1, &gate, err));
@@ -209,7 +209,7 @@ cot_status cot__convert_split_job(cot__convert *c, const cot__job *job, cot_erro
     int n = c->o->split_experts;
     if (job->kind == COT__JOB_ROUTER)
         return cot__convert_bytes(c, s->router, (size_t)n * (size_t)s->n_embd * sizeof *s->router, err);
-    cot__bind b = {c->arch, c->store};
+    cot__bind b = {.arch = c->arch, .store = c->store};
     cot_view v;
     bool down = job->kind == COT__JOB_DOWN;
     COT_TRY(cot__slot_need(&b, slots[job->kind], job->layer, -1, down ? s->n_embd : s->d_ff,
@@ -236,7 +236,7 @@ static cot_status add_job(cot__convert *c, cot__job_kind kind, int layer, const 
 
 static cot_status plan_layer(cot__convert *c, int layer, cot_error *err) {
     static const char *const slots[] = {"ffn_gate", "ffn_up", "ffn_down"};
-    cot__bind b = {c->arch, c->store};
+    cot__bind b = {.arch = c->arch, .store = c->store};
     cot_view v[3], bias;
     int64_t n = c->o->split_experts;
     for (int i = 0; i < 3; i++) {

@@ -41,6 +41,7 @@ typedef struct cot__mla_block {
     int k_step, v_step, v_first;
     int heads, nope, rot, dv, kv_rank, q_rank, rope, window;
     float norm_eps, scale;
+    cot_view bq, bqa, bqb, bkva, bo; /* biases, where the file has them */
 } cot__mla_block;
 
 typedef enum cot__step_kind {

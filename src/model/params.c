@@ -1,5 +1,6 @@
 /* Owns: the hyper-parameters of a model: read from the file by the description's keys, with aliases,
- * enumerations, defaults and the few derivations that are allowed (product, ratio, sum, difference, period).
+ * enumerations, defaults and the few derivations that are allowed (product, ratio, sum, difference, period,
+ * from).
  */
 #include <math.h>
 #include <stdio.h>
@@ -157,24 +158,26 @@ static cot_status derive(cot__arch *a, cot__param *p, const char *how, const jso
     return COT_OK;
 }
 
-/* {"period": P, "last": x, "others": y}: layer i gets x where (i + 1) mod P = 0, else y. */
+/* {"period": P, "last": x, "others": y}: layer i gets x where (i + 1) mod P = 0, else y. With "from": F
+ * instead, where i ≥ F. */
 static cot_status schedule(cot__arch *a, cot__param *p, const json_t *d, cot_error *err) {
-    double period = 0, last = 0, others = 0, layers = 0;
-    bool found[4];
-    COT_TRY(operand(a, json_object_get(d, "period"), &period, &found[0], err));
+    const json_t *from = json_object_get(d, "from");
+    double at = 0, last = 0, others = 0, layers = 0;
+    bool found[3];
+    COT_TRY(operand(a, from ? from : json_object_get(d, "period"), &at, &found[0], err));
     COT_TRY(operand(a, json_object_get(d, "last"), &last, &found[1], err));
     COT_TRY(operand(a, json_object_get(d, "others"), &others, &found[2], err));
     cot__param *count = (cot__param *)cot__param_find(a, "n_layer");
     if (count) COT_TRY(resolve(a, count, err));
-    if (!count || count->kind != COT__PARAM_NUMBER || !(count->number >= 1 && count->number <= 4096) ||
-        !found[1] || !found[2])
-        return cot__fail(err, COT_FORMAT, a->file, p->name,
-                         "a period needs last, others and a usable n_layer");
+    if (!found[1] || !found[2])
+        return cot__fail(err, COT_FORMAT, a->file, p->name, "a schedule needs last and others");
+    if (!count || count->kind != COT__PARAM_NUMBER || !(count->number >= 1 && count->number <= 4096))
+        return cot__fail(err, COT_FORMAT, a->source->path, "n_layer", "is missing or outside 1…4096");
     if (!found[0]) return COT_OK;
     layers = count->number;
     COT_TRY(make_list(a, p, (uint64_t)layers, err));
     for (size_t i = 0; i < p->n_list; i++)
-        p->list[i] = period >= 1 && (i + 1) % (size_t)period == 0 ? last : others;
+        p->list[i] = (from ? (double)i >= at : at >= 1 && (i + 1) % (size_t)at == 0) ? last : others;
     return COT_OK;
 }
 
@@ -187,7 +190,7 @@ static cot_status set_default(cot__arch *a, cot__param *p, const json_t *d, cot_
         const json_t *args = json_object_get(d, ways[i]);
         if (args) return derive(a, p, ways[i], args, err);
     }
-    if (json_object_get(d, "period")) return schedule(a, p, d, err);
+    if (json_object_get(d, "period") || json_object_get(d, "from")) return schedule(a, p, d, err);
     if (json_is_number(d) || json_is_boolean(d)) {
         p->kind = COT__PARAM_NUMBER;
         p->number = json_is_boolean(d) ? json_is_true(d) : json_number_value(d);
@@ -220,7 +223,7 @@ static cot_status resolve(cot__arch *a, cot__param *p, cot_error *err) {
     p->resolving = true;
     const json_t *spec = json_object_get(json_object_get(a->doc, "params"), p->name);
     if (json_is_object(spec) && !json_object_get(spec, "product") && !json_object_get(spec, "period") &&
-        !json_object_get(spec, "ratio") && !json_object_get(spec, "sum") &&
+        !json_object_get(spec, "from") && !json_object_get(spec, "ratio") && !json_object_get(spec, "sum") &&
         !json_object_get(spec, "difference")) {
         COT_TRY(from_source(a, p, spec, err));
         if (p->kind == COT__PARAM_NONE) COT_TRY(set_default(a, p, json_object_get(spec, "default"), err));

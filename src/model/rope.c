@@ -67,7 +67,7 @@ static cot_status divisors(const cot_model *m, const json_t *spec, const char *l
     const double *list = NULL;
     const float *vec = NULL;
     size_t n = 0;
-    cot__bind b = {m->arch, m->store};
+    cot__bind b = {.arch = m->arch, .store = m->store};
     COT_TRY(cot__arch_list(m->arch, json_object_get(spec, list_field), list_field, &list, &n, err));
     if (!n) COT_TRY(cot__slot_vector(&b, slot, false, -1, half, &vec, NULL, err));
     if (!n && !vec) return COT_OK;
@@ -141,7 +141,7 @@ cot_status cot__rope_build(cot_model *m, const char *name, const json_t *spec, c
     double base = 10000;
     const char *pairing = "neox";
     const float *stored = NULL;
-    cot__bind b = {m->arch, m->store};
+    cot__bind b = {.arch = m->arch, .store = m->store};
     *r = (cot__rope){.name = name, .mul = 1, .mul_long = 1};
     COT_TRY(cot__arch_int(m->arch, spec, "dim", -1, 0, 65536, &dim, err));
     COT_TRY(number(m, spec, "base", 10000, &base, err));

@@ -196,6 +196,22 @@ static cot_status template_text(cot_model *m, cot_error *err) {
     return s;
 }
 
+/* Without a template, the tokens that a vocabulary has for turns tell the shape, where the family alone does
+ * not. */
+static const char *shape_of(const cot_model *m) {
+    static const struct {
+        const char *token, *shape;
+    } marks[] = {{"<｜User｜>", "deepseek3"},      {"<|start_header_id|>", "llama3"},
+                 {"<|header_start|>", "llama4"},   {"<start_of_turn>", "gemma"},
+                 {"<|start_of_role|>", "granite"}, {"<|role_end|>", "bailing2"},
+                 {"<|im_start|>", "chatml"},       {"[gMASK]", "glm4"}};
+    if (!m->tokenizer || !cot__chat_family_is_open(m->arch->name)) return NULL;
+    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++)
+        if (cot__tokenizer_find(m->tokenizer, marks[i].token, strlen(marks[i].token)) >= 0)
+            return marks[i].shape;
+    return NULL;
+}
+
 cot_status cot__model_load_text(cot_model *m, cot_error *err) {
     cot_error why;
     cot__error_clear(&why);
@@ -209,15 +225,15 @@ cot_status cot__model_load_text(cot_model *m, cot_error *err) {
     if (s != COT_OK && s != COT_NOT_FOUND) cot__log(COT_LOG_WARN, "tokenizer: %s", why.message);
     COT_TRY(load_ends(m, err));
     COT_TRY(template_text(m, err));
-    s = cot__chat_create(&m->chat, m->source->path, m->chat_template,
-                         m->chat_template ? strlen(m->chat_template) : 0, m->arch->name, &why);
+    const char *shape = shape_of(m), *text = m->chat_template ? m->chat_template : shape;
+    s = cot__chat_create(&m->chat, m->source->path, text, text ? strlen(text) : 0, m->arch->name, &why);
     if (s == COT_NO_MEMORY) {
         if (err) *err = why;
         return s;
     }
     if (s == COT_OK) return COT_OK;
     cot__log(COT_LOG_WARN, "chat template: %s; a built-in one is used", why.message);
-    return cot__chat_create(&m->chat, m->source->path, NULL, 0, m->arch->name, err);
+    return cot__chat_create(&m->chat, m->source->path, shape, shape ? strlen(shape) : 0, m->arch->name, err);
 }
 
 /* ---- the public half ---- */

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "run/generate.h"
 #include "run/session.h"
+#include "text/tok_utf8.h"
 
 void cot_generate_defaults(cot_generate_options *o) {
     *o = (cot_generate_options){
@@ -39,6 +40,23 @@ static size_t before_stop(const cot_generate_options *o, const char *s, size_t n
     return n;
 }
 
+/* What is no UTF-8 becomes U+FFFD: tokens are bytes, and a model may put any of them together. */
+static bool put_whole(cot__buf *out, const char *s, size_t n) {
+    out->len = 0;
+    bool ok = cot__buf_put(out, "", 0);
+    while (ok && n) {
+        size_t valid = cot__utf8_valid(s, n);
+        ok = cot__buf_put(out, s, valid);
+        s += valid, n -= valid;
+        if (!n) break;
+        size_t bad = 1, most = cot__utf8_length((unsigned char)*s);
+        while (bad < n && bad < most && (s[bad] & 0xC0) == 0x80) bad++;
+        ok = ok && cot__buf_put(out, "\xEF\xBF\xBD", 3);
+        s += bad, n -= bad;
+    }
+    return ok;
+}
+
 cot_status cot__stream_put(cot__stream *t, const char *text, size_t n, int32_t token, bool last, bool *go_on,
                            cot_error *err) {
     bool found = false;
@@ -48,7 +66,8 @@ cot_status cot__stream_put(cot__stream *t, const char *text, size_t n, int32_t t
     if (!last && !found) ready = cot__utf8_whole(t->buf.data, ready);
     *go_on = !found;
     if (found) t->stopped = true;
-    if (t->fn && !t->fn(t->user, t->buf.data, ready, token)) *go_on = false, t->cancelled = !found;
+    if (!put_whole(&t->out, t->buf.data, ready)) return cot__fail_memory(err, ready);
+    if (t->fn && !t->fn(t->user, t->out.data, t->out.len, token)) *go_on = false, t->cancelled = !found;
     memmove(t->buf.data, t->buf.data + ready, t->buf.len - ready);
     t->buf.len -= ready;
     if (found || last) t->buf.len = 0;
@@ -148,7 +167,7 @@ cot_status cot_generate(cot_session *s, const int32_t *prompt, size_t n, const c
     COT_TRY(check_options(s, &o, n, err));
     float *logits = cot__alloc_array((size_t)s->model->n_vocab, sizeof *logits);
     cot_sampler *sampler = NULL;
-    cot__stream t = {.fn = fn, .user = user, .opt = &o, .buf = {.max = 1 << 30}};
+    cot__stream t = {.fn = fn, .user = user, .opt = &o, .buf = {.max = 1 << 30}, .out = {.max = 1 << 30}};
     cot_status st = logits ? cot_sampler_create(&sampler, &o.sample, (int32_t)s->model->n_vocab, err)
                            : cot__fail_memory(err, (size_t)s->model->n_vocab * 4);
     double start = cot__now();
@@ -167,6 +186,7 @@ cot_status cot_generate(cot_session *s, const int32_t *prompt, size_t n, const c
     if (st == COT_OK && result) *result = r;
     cot_sampler_free(&sampler);
     cot__buf_free(&t.buf);
+    cot__buf_free(&t.out);
     cot__free(logits);
     return st;
 }

@@ -6,12 +6,12 @@
 
 #include "base/alloc.h"
 
-/* Text that waits until it is whole UTF-8 and cannot begin a stop string. */
+/* Text that waits until it is whole UTF-8 and cannot begin a stop string. Free buf and out. */
 typedef struct cot__stream {
     cot_text_fn *fn;
     void *user;
     const cot_generate_options *opt;
-    cot__buf buf;
+    cot__buf buf, out; /* what waits; what is being told */
     bool stopped, cancelled;
 } cot__stream;
 cot_status cot__stream_put(cot__stream *t, const char *text, size_t n, int32_t token, bool last, bool *go_on,

@@ -14,7 +14,8 @@ struct cot__chat {
 #define EACH      "{% for m in messages %}"
 #define END       "{% endfor %}"
 #define PROMPT(x) "{% if add_generation_prompt %}" x "{% endif %}"
-/* System text goes before the first user text. */
+/* System text goes before the first user text. A newline right behind a block's end is dropped, as everywhere
+ * in chat templates: where one is meant, it is written as a value. */
 #define SYSTEM_FIRST                                                                                         \
     "{% if messages[0].role == 'system' %}{% set sys = messages[0].content %}{% set rest = messages[1:] %}{% else %}{% set sys = '' %}{% set rest = messages %}{% endif %}"
 
@@ -33,7 +34,7 @@ static const struct {
                "<|header_start|>{{ m.role }}<|header_end|>\n\n{{ m.content | trim }}<|eot|>" END PROMPT(
                    "<|header_start|>assistant<|header_end|>\n\n")},
     {"gemma", SYSTEM_FIRST
-     "{{ bos_token }}{% for m in rest %}<start_of_turn>{% if m.role == 'assistant' %}model{% else %}{{ m.role }}{% endif %}\n{% if loop.first and sys %}{{ sys }}\n\n{% endif %}{{ m.content | trim }}<end_of_turn>\n" END
+     "{{ bos_token }}{% for m in rest %}<start_of_turn>{% if m.role == 'assistant' %}model{% else %}{{ m.role }}{% endif %}{{ '\\n' }}{% if loop.first and sys %}{{ sys }}\n\n{% endif %}{{ m.content | trim }}<end_of_turn>\n" END
          PROMPT("<start_of_turn>model\n")},
     {"deepseek2",
      "{{ bos_token }}" EACH
@@ -60,25 +61,33 @@ static const struct {
          PROMPT("<|start|>assistant")},
     {"zephyr",
      "<|endoftext|>" EACH
-     "<|{{ m.role }}|>\n{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}\n" END PROMPT(
-         "<|assistant|>\n")},
+     "<|{{ m.role }}|>\n{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}" END
+         PROMPT("<|assistant|>\n")},
 };
 
-/* The family's shape when the model brings no template. */
+/* The family's shape when the model brings no template; `open`: models of several shapes share the
+ * architecture, and their vocabulary says more. */
 static const struct {
     const char *arch, *shape;
+    bool open;
 } families[] = {
-    {"deepseek", "deepseek2"},   {"deepseek2", "deepseek2"}, {"bailingmoe", "bailing"},
-    {"bailingmoe2", "bailing2"}, {"granitemoe", "granite"},  {"phimoe", "phi3"},
-    {"glm4moe", "glm4"},         {"gpt-oss", "harmony"},     {"olmoe", "zephyr"},
-    {"olmo2", "zephyr"},         {"gemma3", "gemma"},        {"llama4", "llama4"},
-    {"llama", "mistral-v1"},
+    {"deepseek", "deepseek2", false}, {"deepseek2", "deepseek2", true},   {"deepseek3", "deepseek3", true},
+    {"bailingmoe", "bailing", false}, {"bailingmoe2", "bailing2", false}, {"granitemoe", "granite", false},
+    {"phimoe", "phi3", false},        {"glm4moe", "glm4", false},         {"gpt-oss", "harmony", false},
+    {"olmoe", "zephyr", false},       {"olmo2", "zephyr", false},         {"gemma3", "gemma", false},
+    {"llama4", "llama4", false},      {"llama", "mistral-v1", true},
 };
 
 static const char *shape_named(const char *name, size_t n) {
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         if (strlen(shapes[i].name) == n && memcmp(shapes[i].name, name, n) == 0) return shapes[i].text;
     return NULL;
+}
+
+bool cot__chat_family_is_open(const char *arch) {
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++)
+        if (strcmp(families[i].arch, arch) == 0) return families[i].open;
+    return true;
 }
 
 cot_status cot__chat_create(cot__chat **out, const char *file, const char *text, size_t n, const char *arch,

@@ -13,6 +13,8 @@ typedef struct cot__chat cot__chat; /* immutable, shareable */
  */
 cot_status cot__chat_create(cot__chat **out, const char *file, const char *text, size_t n, const char *arch,
                             cot_error *err);
+/* Whether models of this architecture come with several shapes, or it is not known. */
+bool cot__chat_family_is_open(const char *arch);
 void cot__chat_free(cot__chat **c);
 /* messages: array of {"role", "content", …}. Variables given to the template: messages,
  * add_generation_prompt, bos_token, eos_token, tools (NULL: none), plus the members of `extra` (may be NULL),

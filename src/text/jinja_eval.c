@@ -555,7 +555,8 @@ static bool exec_with(jrun *r, const jnode *x) {
 
 static bool write_out(jrun *r, jstr s) {
     if (!s.n || cot__buf_put(r->out, s.s, s.n)) return true;
-    return cot__jinja_fail(r, COT_LIMIT, "the output is too long, or there is no memory for it");
+    return r->out->full ? cot__jinja_fail(r, COT_LIMIT, "the output is too long")
+                        : cot__jinja_fail(r, COT_NO_MEMORY, "there is no memory for the output");
 }
 
 static bool exec_kind(jrun *r, const jnode *x) {

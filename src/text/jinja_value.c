@@ -370,7 +370,8 @@ static bool written(jrun *r, const jval *v, style how, int indent, bool sorted, 
     writing w = {.r = r, .buf = {.max = COT__JINJA_MEMORY}, .indent = indent, .sorted = sorted};
     bool ok = write_value(&w, v, how, 0);
     if (ok && w.failed)
-        ok = cot__jinja_fail(r, COT_LIMIT, "a value is too long to be written, or there is no memory");
+        ok = w.buf.full ? cot__jinja_fail(r, COT_LIMIT, "a value is too long to be written")
+                        : cot__jinja_fail(r, COT_NO_MEMORY, "there is no memory to write a value");
     char *p = ok ? cot__jinja_alloc(r, w.buf.len + 1) : NULL;
     if (p) {
         if (w.buf.len) memcpy(p, w.buf.data, w.buf.len);

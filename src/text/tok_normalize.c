@@ -11,7 +11,7 @@
 
 cot_status cot__tok_norm_put(cot__buf *out, const char *s, size_t n, cot_error *err) {
     if (cot__buf_put(out, s, n)) return COT_OK;
-    if (out->len + n <= out->max) return cot__fail_memory(err, out->len + n);
+    if (!out->full) return cot__fail_memory(err, out->len + n);
     return cot__fail(err, COT_LIMIT, NULL, "normalizer", "makes text more than %d times as long", GROWTH);
 }
 

@@ -34,9 +34,12 @@ static cot_status refuse(translator *t, const char *what) {
     return cot__fail(t->err, COT_UNSUPPORTED, t->file, t->field, "regular expression at byte %zu: %s", t->at,
                      what);
 }
-static cot_status put(translator *t, cot__buf *b, const char *s, size_t n) {
-    if (cot__buf_put(b, s, n)) return COT_OK;
+static cot_status no_room(translator *t, const cot__buf *b) {
+    if (!b->full) return cot__fail_memory(t->err, b->len);
     return cot__fail(t->err, COT_LIMIT, t->file, t->field, "regular expression is too long");
+}
+static cot_status put(translator *t, cot__buf *b, const char *s, size_t n) {
+    return cot__buf_put(b, s, n) ? COT_OK : no_room(t, b);
 }
 static cot_status puts_to(translator *t, cot__buf *b, const char *s) { return put(t, b, s, strlen(s)); }
 
@@ -48,8 +51,7 @@ static cot_status put_set(translator *t, cot__buf *b, const char *items) {
         COT_TRY(put(t, b, p, n));
         if (end) {
             const char *name = strncmp(p, "\\p{sc:", 6) == 0 ? p + 6 : p + 3;
-            if (!cot__tok_unicode_newer(name, (size_t)(end - name), b))
-                return cot__fail(t->err, COT_LIMIT, t->file, t->field, "regular expression is too long");
+            if (!cot__tok_unicode_newer(name, (size_t)(end - name), b)) return no_room(t, b);
         }
         p += n;
     }
@@ -207,8 +209,7 @@ static cot_status char_escape(translator *t, uint32_t *out) {
 static cot_status put_char(translator *t, cot__buf *b, uint32_t c) {
     if ((c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == ' ')
         return put(t, b, &(char){(char)c}, 1);
-    if (cot__buf_printf(b, "\\x{%x}", c)) return COT_OK;
-    return cot__fail(t->err, COT_LIMIT, t->file, t->field, "regular expression is too long");
+    return cot__buf_printf(b, "\\x{%x}", c) ? COT_OK : no_room(t, b);
 }
 
 /* ---- classes ---- */
@@ -236,7 +237,8 @@ static cot_status class_nested(translator *t, operand *o, unsigned depth) {
             cot__buf items = {.max = 1u << 16};
             cot_status s = property(&sub, &items, &negated);
             if (s == COT_OK && !negated) s = put(t, &o->items, items.data, items.len);
-            else if (s == COT_OK && !cot__buf_printf(&o->others, "|[^%s]", items.data)) s = COT_LIMIT;
+            else if (s == COT_OK && !cot__buf_printf(&o->others, "|[^%s]", items.data))
+                s = no_room(t, &o->others);
             cot__buf_free(&items);
             t->at += k;
             return s;
@@ -311,7 +313,7 @@ static cot_status operand_put(translator *t, cot__buf *out, const operand *o, bo
         else ok = ok && cot__buf_printf(out, "%s", o->others.data + 1);
         ok = ok && cot__buf_printf(out, negated ? ")(?s:.))" : ")");
     }
-    return ok ? COT_OK : cot__fail(t->err, COT_LIMIT, t->file, t->field, "regular expression is too long");
+    return ok ? COT_OK : no_room(t, out);
 }
 
 static cot_status class_body(translator *t, cot__buf *out, cot__buf *plain, operand *o, cot__buf *both,
@@ -407,7 +409,7 @@ static cot_status escape(translator *t, cot__buf *out) {
     cot__buf set = {.max = 1u << 16};
     cot_status s = set_escape(t, &set, &negated, &is_set);
     if (s == COT_OK && is_set && !cot__buf_printf(out, negated ? "[^%s]" : "[%s]", set.data))
-        s = cot__fail(t->err, COT_LIMIT, t->file, t->field, "regular expression is too long");
+        s = no_room(t, out);
     cot__buf_free(&set);
     if (s != COT_OK || is_set) return s;
     char c = t->at + 1 < t->n ? t->s[t->at + 1] : 0;

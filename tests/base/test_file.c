@@ -17,11 +17,12 @@
 #include "base/alloc.h"
 #include "base/file.h"
 #include "torture.h"
+#include "temp.h"
 
 static char folder[64], path[96];
 
 static int make_folder(void **state) {
-    snprintf(folder, sizeof folder, "/tmp/coterie-file-XXXXXX");
+    snprintf(folder, sizeof folder, "%.40s/coterie-file-XXXXXX", temp_root());
     if (!mkdtemp(folder)) return -1;
     snprintf(path, sizeof path, "%s/data", folder);
     return 0;

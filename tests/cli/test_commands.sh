@@ -57,6 +57,11 @@ hello<|im_end|>
 ' | tr ',' '\n' | grep -c .)
 [ "$a" = "$b" ] || fail "the chat template gives $a tokens, not $b"
 
+[ "$(printf 'a\nb\n' | "$binary" chat $model -n 4 --json --quiet | grep -c '^{"text": .*"generated_tokens": .*}$')" = 2 ] || fail "chat --json"
+expect 1 'no tokenizer' chat tests/golden/qwen3moe/hf
+printf 'too long\n' | "$binary" chat $model -c 4 --quiet >"$dir/out" 2>"$dir/err"
+[ $? -eq 1 ] && [ "$(wc -l <"$dir/err")" -eq 1 ] || fail "chat with a context that is too small"
+
 # tokens
 ids=$("$binary" tokenize $model -p 'Größe 42 — naïve “quotes” 你好' | head -n 1)
 [ "$("$binary" detokenize $model --tokens "$ids")" = 'Größe 42 — naïve “quotes” 你好' ] || fail "round trip of text"
@@ -75,6 +80,11 @@ expect 0 'perplexity' eval $model -f docs/architecture.md --ctx 64 --stride 32
 expect 0 '"experts": 8' inspect $gguf --json
 expect 0 'blk.0.ffn_gate_exps.weight' inspect $gguf --tensors
 expect 0 '"decode_tps"' bench $model -p 8 -n 4 -r 1 --batch 2 --depth 4 --json
+expect 0 '"decode_tps"' bench $model -p 8 -n 4 -r 1 -c 64 --act f32 --json
+expect 0 '"prefill_tps": 0.000' bench $model -p 0 -n 2 -r 1 --json
+expect 0 '"disk_gbs"' bench --machine --json
+expect 0 '"kv_positions": 64, "kv_type": "Q8_0"' inspect $gguf -c 64 --kv q8_0 --json
+expect 0 '"generated_tokens": 4' run $model -p a -n 4 --beams 4 --groups 2 --diversity 0.5 --length-penalty 2 --json
 expect 0 'coterie 0' --version
 expect 0 'usage' run --help
 
@@ -93,6 +103,15 @@ expect 2 'is --temp meant' run $model -p a --tmep 1
 expect 2 'no command' nosuch
 expect 2 'at least 2' eval $model -f /dev/null
 expect 2 'no list of token ids' detokenize $model --tokens 1,x
+expect 2 'ID=X' run $model -p a --logit-bias 5
+expect 2 'ID=X' run $model -p a --logit-bias 5=
+expect 2 '--beams must lie' run $model -p a --beams 2000000000
+expect 1 'equal groups' run $model -p a --beams 4 --groups 3
+expect 2 '--ctx is 5' bench $model -p 8 -n 2 -c 5
+cp $gguf "$dir/nan.gguf" # the file ends with the last norm: bytes of all ones are NaN
+head -c 256 /dev/zero | tr '\0' '\377' | dd of="$dir/nan.gguf" bs=1 seek=$(($(wc -c <$gguf) - 256)) conv=notrunc 2>/dev/null
+expect 1 'not finite' eval "$dir/nan.gguf" -f docs/architecture.md --ctx 64 --json
+expect 1 'logit' run "$dir/nan.gguf" -p a -n 2
 head -c 3000 $gguf >"$dir/cut.gguf"
 expect 1 'cut.gguf' run "$dir/cut.gguf" -p a
 [ $failures -eq 0 ] && echo "all commands do what they say"

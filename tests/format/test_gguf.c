@@ -15,11 +15,12 @@
 #include "base/alloc.h"
 #include "format/gguf.h"
 #include "torture.h"
+#include "temp.h"
 
 static char folder[64], path[96], copy[96];
 
 static int make_folder(void **state) {
-    snprintf(folder, sizeof folder, "/tmp/coterie-gguf-XXXXXX");
+    snprintf(folder, sizeof folder, "%.40s/coterie-gguf-XXXXXX", temp_root());
     if (!mkdtemp(folder)) return -1;
     snprintf(path, sizeof path, "%s/a.gguf", folder);
     snprintf(copy, sizeof copy, "%s/b.gguf", folder);

@@ -14,11 +14,12 @@
 #include "base/alloc.h"
 #include "format/safetensors.h"
 #include "torture.h"
+#include "temp.h"
 
 static char folder[64];
 
 static int make_folder(void **state) {
-    snprintf(folder, sizeof folder, "/tmp/coterie-st-XXXXXX");
+    snprintf(folder, sizeof folder, "%.40s/coterie-st-XXXXXX", temp_root());
     return mkdtemp(folder) ? 0 : -1;
 }
 

@@ -14,6 +14,7 @@
 #include "base/alloc.h"
 #include "format/gguf.h"
 #include "format/tensors.h"
+#include "temp.h"
 
 #define ROOM (1 << 14)
 
@@ -387,7 +388,7 @@ static void indexes_that_lie(void **state) {
 
 static int make_folder(void **state) {
     (void)state;
-    snprintf(dir, sizeof dir, "/tmp/coterie-test-XXXXXX");
+    snprintf(dir, sizeof dir, "%.40s/coterie-test-XXXXXX", temp_root());
     if (!mkdtemp(dir)) return -1;
     snprintf(path, sizeof path, "%s/m.gguf", dir);
     return 0;

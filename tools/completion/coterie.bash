@@ -3,7 +3,7 @@ _coterie() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]}
     local types="f32 f16 bf16 q8_0 q4_0 q5_0 q4_k q5_k q6_k mxfp4"
     local common="--model --arch --threads --quiet --verbose --json --help"
-    local sampling="--temp --top-k --top-p --min-p --typical --repeat-penalty --frequency-penalty --presence-penalty --logit-bias --seed --stop --beams --groups --diversity"
+    local sampling="--temp --top-k --top-p --min-p --typical --repeat-penalty --frequency-penalty --presence-penalty --logit-bias --seed --stop"
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
         mapfile -t COMPREPLY < <(compgen -W "run chat logits tokenize detokenize eval inspect bench convert help --help --version" -- "$cur")
@@ -12,19 +12,19 @@ _coterie() {
     case $prev in
     --kv) mapfile -t COMPREPLY < <(compgen -W "f16 f32 q8_0" -- "$cur"); return ;;
     --act) mapfile -t COMPREPLY < <(compgen -W "auto f32" -- "$cur"); return ;;
-    --type) mapfile -t COMPREPLY < <(compgen -W "$types" -- "$cur"); return ;;
+    --type | --type-experts | --type-attention | --type-head) mapfile -t COMPREPLY < <(compgen -W "$types" -- "$cur"); return ;;
     esac
     if [[ $cur == -* ]]; then
         local words
         case $command in
-        run) words="$common $sampling -p -f -n --ctx --kv --act --experts --chat" ;;
+        run) words="$common $sampling --beams --groups --diversity --length-penalty -p -f -n --ctx --kv --act --experts --chat" ;;
         chat) words="$common $sampling -n --ctx --kv --act --experts" ;;
         logits) words="$common --tokens -o" ;;
         tokenize) words="$common -p -f --special" ;;
         detokenize) words="$common --tokens" ;;
         eval) words="$common -f --ctx --stride --kv --act --experts" ;;
-        inspect) words="$common --tensors" ;;
-        bench) words="$common -p -n -r --batch --depth --seed --kv --experts --machine" ;;
+        inspect) words="$common --tensors --ctx --kv" ;;
+        bench) words="$common -p -n -r --batch --depth --seed --ctx --kv --act --experts --machine" ;;
         convert) words="$common --type --type-experts --type-attention --type-head --split-experts --experts-used --pre" ;;
         *) words="--help" ;;
         esac

@@ -18,13 +18,17 @@ complete -c coterie -n "__fish_seen_subcommand_from $commands" -l quiet -d 'no p
 complete -c coterie -n "__fish_seen_subcommand_from $commands" -l verbose -d 'say more'
 complete -c coterie -n "__fish_seen_subcommand_from $commands" -l json -d 'one JSON object on stdout'
 complete -c coterie -n "__fish_seen_subcommand_from $commands" -l help -d 'show help'
-for o in temp top-k top-p min-p typical repeat-penalty frequency-penalty presence-penalty logit-bias seed stop beams groups diversity
+for o in temp top-k top-p min-p typical repeat-penalty frequency-penalty presence-penalty logit-bias seed stop
     complete -c coterie -n '__fish_seen_subcommand_from run chat' -l $o -x
 end
-complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l ctx -x -d 'context length'
-complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l kv -x -a 'f16 f32 q8_0' -d 'type of the cache'
-complete -c coterie -n '__fish_seen_subcommand_from run chat eval' -l act -x -a 'auto f32' -d 'activations'
+complete -c coterie -n '__fish_seen_subcommand_from run chat eval inspect bench' -l ctx -x -d 'context length'
+complete -c coterie -n '__fish_seen_subcommand_from run chat eval inspect bench' -l kv -x -a 'f16 f32 q8_0' -d 'type of the cache'
+complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l act -x -a 'auto f32' -d 'activations'
 complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l experts -x -d 'experts per token'
+complete -c coterie -n '__fish_seen_subcommand_from run' -l beams -x -d 'beam search'
+complete -c coterie -n '__fish_seen_subcommand_from run' -l groups -x -d 'groups of a diverse beam search'
+complete -c coterie -n '__fish_seen_subcommand_from run' -l diversity -x -d 'penalty between groups'
+complete -c coterie -n '__fish_seen_subcommand_from run' -l length-penalty -x -d 'exponent of the length'
 complete -c coterie -n '__fish_seen_subcommand_from run' -l chat -d 'use the chat template'
 complete -c coterie -n '__fish_seen_subcommand_from run tokenize' -s p -x -d 'text'
 complete -c coterie -n '__fish_seen_subcommand_from run tokenize eval' -s f -r -F -d 'text from a file'

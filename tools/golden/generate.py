@@ -32,7 +32,10 @@ CASES = {
     "llama-linear": ("Llama", {**BASE, **HD, **FF, "attention_bias": True, **rope(1e4, rope_type="linear", factor=4.0)}),
     "phi3": ("Phi3", {**BASE, "hidden_size": 96, **FF, "num_hidden_layers": 2, "sliding_window": 8, "pad_token_id": 0, **rope()}),  # described in examples/arch, not built in
     "mixtral": ("Mixtral", {**BASE, **HD, "intermediate_size": 24, "num_local_experts": 6, "num_experts_per_tok": 2, "sliding_window": None, **rope(1e6)}),
+    "mixtral-window": ("Mixtral", {**BASE, **HD, "intermediate_size": 24, "num_local_experts": 5, "num_experts_per_tok": 3, "sliding_window": 8, "tie_word_embeddings": True, **rope(1e6)}),
+    "llama-bias": ("Llama", {**BASE, **FF, "num_attention_heads": 3, "num_key_value_heads": 1, "attention_bias": True, "mlp_bias": True, "hidden_act": "gelu", **rope()}),
     "qwen2": ("Qwen2", {**BASE, "hidden_size": 96, **FF, **rope(1e6)}),
+    "qwen2-window": ("Qwen2", {**BASE, **FF, "num_attention_heads": 3, "num_key_value_heads": 1, "num_hidden_layers": 3, "tie_word_embeddings": True, "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1, **rope(1e6)}),
     "qwen3": ("Qwen3", {**BASE, **HD, **FF, "tie_word_embeddings": True, **rope(1e6)}),
     "qwen3-yarn": ("Qwen3", {**BASE, **HD, **FF, **{"rope_parameters": dict(YARN, rope_theta=1e6)}}),
     "qwen2moe": ("Qwen2Moe", {**BASE, "hidden_size": 96, **FF, **MOE, "shared_expert_intermediate_size": 28, "norm_topk_prob": False, **rope(1e6)}),
@@ -44,6 +47,9 @@ CASES = {
     "olmoe-clip": ("Olmoe", {**BASE, "hidden_size": 96, "intermediate_size": 20, "num_experts": 6, "num_experts_per_tok": 2, "norm_topk_prob": True, "clip_qkv": 0.6, **rope()}),
     "gemma3": ("Gemma3Text", {**BASE, **HD, **FF, "num_hidden_layers": 4, "sliding_window": 8, "query_pre_attn_scalar": 20, "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
                               "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e6}, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}}),
+    "gemma3-softcap": ("Gemma3Text", {**BASE, **HD, **FF, "num_hidden_layers": 2, "sliding_window": 8, "query_pre_attn_scalar": 16, "layer_types": ["sliding_attention", "full_attention"], "final_logit_softcapping": 20.0,
+                                      "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e6}, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}}),
+    "gemma2": ("Gemma2", {**BASE, **HD, **FF, "num_hidden_layers": 3, "sliding_window": 8, "query_pre_attn_scalar": 20, "final_logit_softcapping": 20.0, "attn_logit_softcapping": 3.0, **rope()}),  # described beside its files, not built in
     "granitemoe": ("GraniteMoe", {**BASE, "hidden_size": 96, "intermediate_size": 20, "num_local_experts": 6, "num_experts_per_tok": 2, "embedding_multiplier": 6.0, "attention_multiplier": 0.15, "residual_multiplier": 0.4,
                                   "logits_scaling": 3.0, "tie_word_embeddings": True, **rope()}),
     "granitemoe-shared": ("GraniteMoeShared", {**BASE, "hidden_size": 96, "intermediate_size": 20, "shared_intermediate_size": 28, "num_local_experts": 6, "num_experts_per_tok": 2, "embedding_multiplier": 6.0,
@@ -66,6 +72,8 @@ CASES = {
                                       "topk_method": "greedy", "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0, "norm_topk_prob": False, **{"rope_parameters": dict(YARN, mscale=0.707, mscale_all_dim=0.707)}}),
     "deepseek3": ("DeepseekV3", {**BASE, **MLA, **FF, "num_hidden_layers": 3, "q_lora_rank": 20, "n_routed_experts": 12, "n_shared_experts": 1, "num_experts_per_tok": 3, "moe_intermediate_size": 16, "first_k_dense_replace": 1,
                                  "n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5, "norm_topk_prob": True, "rope_interleave": True, **{"rope_parameters": dict(YARN, mscale=1.0, mscale_all_dim=1.0)}}),
+    "deepseek3-plain": ("DeepseekV3", {**BASE, **MLA, **FF, "q_lora_rank": None, "n_routed_experts": 9, "n_shared_experts": 2, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "first_k_dense_replace": 0, "n_group": 1, "topk_group": 1,
+                                       "routed_scaling_factor": 1.5, "norm_topk_prob": False, "attention_bias": True, "rope_interleave": True, **rope()}),
 }
 
 
@@ -98,6 +106,7 @@ def oldcfg(folder):
     cfg["rope_theta"] = rp.pop("rope_theta")
     rp["type"] = rp.pop("rope_type")
     cfg["rope_scaling"] = rp if rp["type"] != "default" else None
+    cfg.pop("layer_types", None)
     if "dtype" in cfg:
         cfg["torch_dtype"] = cfg.pop("dtype")
     json.dump(cfg, open(os.path.join(folder, "config.old.json"), "w"), indent=1)
@@ -128,7 +137,7 @@ def make(out, case):
     logits, greedy = reference(model, ids, N_GREEDY)
     folder = os.path.join(out, case)
     model.save_pretrained(os.path.join(folder, "hf"), max_shard_size="100KB" if case == "mixtral" else "5GB")
-    if case in ("llama-llama3", "qwen3-yarn", "deepseek2-lite", "llama-linear", "qwen3moe"):
+    if case in ("llama-llama3", "qwen3-yarn", "deepseek2-lite", "llama-linear", "qwen3moe", "qwen2-window"):
         oldcfg(folder)
     finish(folder, ids, logits, greedy, {"family": name, "reference": f"transformers {tf.__version__}, float32, eager attention"})
     print(f"{case:20s} spread {logits.std():.2f}")

@@ -27,6 +27,12 @@ static cot_status bind_kv(cot__build *b, cot__mla_block *a, int layer, cot_error
     return cot__slot_need(bind, "attn_v_b", layer, -1, (int64_t)a->heads * a->dv, a->kv_rank, &a->wv, err);
 }
 
+static cot_status bind_bias(cot__build *b, const char *slot, int layer, int64_t n, cot_view *out,
+                            cot_error *err) {
+    COT_TRY(cot__slot_bias(&b->bind, slot, layer, -1, out, err));
+    return cot__slot_check(&b->bind, slot, layer, out, 1, n, err);
+}
+
 cot_status cot__build_mla(cot__build *b, const json_t *op, cot__step *s, cot_error *err) {
     cot__mla_block *a = s->mla = cot__build_alloc(b, sizeof *a, err);
     const cot__arch *arch = b->m->arch;
@@ -64,15 +70,22 @@ cot_status cot__build_mla(cot__build *b, const json_t *op, cot__step *s, cot_err
     if (q_rank) {
         COT_TRY(cot__slot_need(bind, "attn_q_a", s->layer, -1, q_rank, n, &a->wqa, err));
         COT_TRY(cot__slot_need(bind, "attn_q_b", s->layer, -1, q, q_rank, &a->wqb, err));
+        COT_TRY(bind_bias(b, "attn_q_a", s->layer, q_rank, &a->bqa, err));
+        COT_TRY(bind_bias(b, "attn_q_b", s->layer, q, &a->bqb, err));
         COT_TRY(cot__slot_vector(bind, "attn_q_a_norm", false, s->layer, q_rank, &a->qa_norm, NULL, err));
-    } else COT_TRY(cot__slot_need(bind, "attn_q", s->layer, -1, q, n, &a->wq, err));
+    } else {
+        COT_TRY(cot__slot_need(bind, "attn_q", s->layer, -1, q, n, &a->wq, err));
+        COT_TRY(bind_bias(b, "attn_q", s->layer, q, &a->bq, err));
+    }
     COT_TRY(cot__slot_need(bind, "attn_kv_a_mqa", s->layer, -1, kv_rank + rot, n, &a->wkva, err));
+    COT_TRY(bind_bias(b, "attn_kv_a_mqa", s->layer, kv_rank + rot, &a->bkva, err));
     COT_TRY(cot__slot_vector(bind, "attn_kv_a_norm", false, s->layer, kv_rank, &a->kv_norm, NULL, err));
     if (!a->kv_norm || (q_rank && !a->qa_norm))
         return cot__fail(err, COT_FORMAT, cot__build_path(b), "attn_kv_a_norm or attn_q_a_norm",
                          "layer %d: is missing", s->layer);
     COT_TRY(bind_kv(b, a, s->layer, err));
     COT_TRY(cot__slot_need(bind, "attn_output", s->layer, -1, n, heads * dv, &a->wo, err));
+    COT_TRY(bind_bias(b, "attn_output", s->layer, n, &a->bo, err));
     return cot__build_stream(b, 1, a->kv_rank + a->rot, a->kv_rank, true, &s->stream, err);
 }
 
@@ -139,12 +152,12 @@ static cot_status queries(cot__forward *f, const cot__mla_block *a, cot__rows *x
                           cot_error *err) {
     cot__ops *c = f->ops;
     size_t qs = (size_t)(a->heads * (a->nope + a->rot));
-    if (!a->q_rank) return cot__op_linear(c, &a->wq, NULL, x, q, qs, err);
+    if (!a->q_rank) return cot__op_linear(c, &a->wq, &a->bq, x, q, qs, err);
     size_t rank = (size_t)a->q_rank;
-    COT_TRY(cot__op_linear(c, &a->wqa, NULL, x, qa, rank, err));
+    COT_TRY(cot__op_linear(c, &a->wqa, &a->bqa, x, qa, rank, err));
     cot__op_norm(c, COT_NORM_RMS, qa, rank, qa, rank, x->n, 1, a->q_rank, a->qa_norm, NULL, a->norm_eps);
     cot__rows y = cot__rows_of(qa, rank, x->n, a->q_rank);
-    return cot__op_linear(c, &a->wqb, NULL, &y, q, qs, err);
+    return cot__op_linear(c, &a->wqb, &a->bqb, &y, q, qs, err);
 }
 
 cot_status cot__mla_forward(cot__forward *f, const cot__step *s, cot_error *err) {
@@ -165,7 +178,7 @@ cot_status cot__mla_forward(cot__forward *f, const cot__step *s, cot_error *err)
     cot__rows x = cot__rows_of(f->value[s->in], (size_t)n_embd, n, n_embd);
     const cot__rope *r = &f->m->rope[a->rope];
     COT_TRY(queries(f, a, &x, q, qa, err));
-    COT_TRY(cot__op_linear(c, &a->wkva, NULL, &x, k, ks, err));
+    COT_TRY(cot__op_linear(c, &a->wkva, &a->bkva, &x, k, ks, err));
     cot__op_norm(c, COT_NORM_RMS, k, ks, k, ks, n, 1, a->kv_rank, a->kv_norm, NULL, a->norm_eps);
     cot__op_rope(c, r->neox, k + a->kv_rank, ks, n, 1, 0, r->n_rot, f->cos[a->rope], f->sin[a->rope]);
     cot__op_rope(c, r->neox, q + a->nope, qs, n, a->heads, qh, r->n_rot, f->cos[a->rope], f->sin[a->rope]);
@@ -218,7 +231,7 @@ cot_status cot__mla_forward(cot__forward *f, const cot__step *s, cot_error *err)
                     .n = n};
     COT_TRY(heads_run(&out, err));
     cot__rows y = cot__rows_of(o, os, n, (int64_t)os);
-    COT_TRY(cot__op_linear(c, &a->wo, NULL, &y, f->value[s->out], (size_t)n_embd, err));
+    COT_TRY(cot__op_linear(c, &a->wo, &a->bo, &y, f->value[s->out], (size_t)n_embd, err));
     cot__arena_rewind(c->arena, mark);
     return COT_OK;
 }
