@@ -25,7 +25,8 @@ static const struct {
 static bool listed(const char *names, const char *name) {
     size_t n = strlen(name);
     for (const char *at = names; (at = strstr(at, name)) != NULL; at += n)
-        if ((at == names || at[-1] == ' ') && (at[n] == ' ' || !at[n])) return n > 0;
+        if (!n || ((at == names || at[-1] == ' ') && (at[n] == ' ' || !at[n])))
+            return n > 0; /* "" is found anywhere */
     return false;
 }
 

@@ -225,6 +225,7 @@ static void descriptions_that_lie(void **state) {
          "nosuch"},
         {"{\"coterie_arch\": 1, \"name\": \"x\", \"extends\": \"qwen3moe\", \"stacks\": {\"decoder\": {\"layer\": [{\"op\": \"norm\", \"weight\": \"attn_norm\", \"tpyo\": 1}]}}}",
          "tpyo"},
+        {"{\"coterie_arch\": 1, \"name\": \"x\", \"extends\": \"qwen3moe\", \"\": 1}", "nothing reads"},
     };
     char file[128];
     (void)state;
