@@ -182,9 +182,7 @@ COT_ALWAYS void few256(const kind256 *k, const cot_view *w, int64_t r0, int64_t 
             bool first = i == 0;
             for (int t = 0; t < n; t++) acc[t] = _mm_setzero_ps();
             for (; i + 4 <= end; i += 4) few256_blocks(k, p + i * k->bytes, i / 4, 4, a, n, acc);
-            if (end - i == 3) few256_blocks(k, p + i * k->bytes, i / 4, 3, a, n, acc);
-            else if (end - i == 2) few256_blocks(k, p + i * k->bytes, i / 4, 2, a, n, acc);
-            else if (end - i == 1) few256_blocks(k, p + i * k->bytes, i / 4, 1, a, n, acc);
+            if (i < end) few256_blocks(k, p + i * k->bytes, i / 4, (int)(end - i), a, n, acc);
             i = end;
             for (int t = 0; t < n; t++) out[t][r] = sum4(acc[t]) + (first ? 0 : out[t][r]);
         }

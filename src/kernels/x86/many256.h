@@ -204,14 +204,13 @@ COT_ALWAYS void many256(const kind256 *k, const cot_view *w, int64_t r, int64_t 
         for (int64_t t0 = 0, step; t0 < n; t0 += step) {
             const cot__q8_256 *a[TOKENS];
             float *o[TOKENS];
-            step = n - t0 >= TOKENS ? TOKENS : n - t0 >= 4 ? 4 : n - t0 >= 2 ? 2 : 1;
+            step = n - t0 >= TOKENS ? TOKENS : n - t0 >= TOKENS / 2 ? TOKENS / 2 : 1;
             for (int t = 0; t < step; t++) {
                 a[t] = (const void *)((const char *)act + (size_t)(idx ? idx[t0 + t] : t0 + t) * as);
                 o[t] = out + (size_t)(t0 + t) * os + r;
             }
             if (step == TOKENS) tile256_run(k, x, i, m, rows, a, TOKENS, o, &next);
-            else if (step == 4) tile256_run(k, x, i, m, rows, a, 4, o, &next);
-            else if (step == 2) tile256_run(k, x, i, m, rows, a, 2, o, &next);
+            else if (step == TOKENS / 2) tile256_run(k, x, i, m, rows, a, TOKENS / 2, o, &next);
             else tile256_run(k, x, i, m, rows, a, 1, o, &next);
         }
     }

@@ -19,9 +19,12 @@ COT_ALWAYS void gemm32(const kind32 *k, const cot_view *w, int64_t r0, int64_t r
         o[t] = out + (size_t)t * os;
     }
     if (n == 1) few32(k, w, r0, r1, a, 1, o);
-    else if (n == 2) few32(k, w, r0, r1, a, 2, o);
-    else if (n == 3) few32(k, w, r0, r1, a, 3, o);
-    else few32(k, w, r0, r1, a, 4, o);
+    else if (n == 4) few32(k, w, r0, r1, a, 4, o);
+    else few32(k, w, r0, r1, a, 2, o);
+    if (n == 3) {
+        a[0] = a[2], o[0] = o[2];
+        few32(k, w, r0, r1, a, 1, o);
+    }
 }
 
 #define COT_GEMM32(name)                                                                                     \
