@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/error.h"
 
@@ -70,6 +71,19 @@ void *cot__alloc_aligned(size_t alignment, size_t bytes) {
 void cot__free(void *p) {
     if (p) atomic_fetch_sub_explicit(&live, 1, memory_order_relaxed);
     free(p);
+}
+
+void *cot__pages_alloc(size_t bytes) {
+    if (cot__fault_hit(COT__FAULT_ALLOC)) return NULL;
+    void *p = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return count(p == MAP_FAILED ? NULL : p);
+}
+
+void cot__pages_free(void *p, size_t bytes) {
+    if (!p) return;
+    atomic_fetch_sub_explicit(&live, 1, memory_order_relaxed);
+    munmap(p, bytes ? bytes : 1);
 }
 
 char *cot__strndup(const char *s, size_t n) {
