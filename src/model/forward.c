@@ -127,12 +127,8 @@ uint64_t cot__model_scratch(const cot_model *m, int64_t n, int threads) {
             uint64_t d_ff = moe ? 0 : (uint64_t)s->ffn->expert.part[COT__UP].rows,
                      k = moe ? (uint64_t)s->moe->router.k : 1;
             if (moe) {
-                cot__lease lease;
-                int32_t first = 0;
-                if (cot__store_acquire(m->store, s->moe->bank, &first, 1, &lease, NULL) == COT_OK) {
-                    d_ff = (uint64_t)cot__lease_expert(&lease, 0)->part[COT__UP].rows;
-                    cot__store_release(m->store, &lease);
-                }
+                d_ff = (uint64_t)cot__store_shape(m->store, s->moe->bank, 0)->part[COT__UP].rows;
+                if (cot__store_streams(m->store)) need += cot__moe_streamed_scratch(s->moe, rows);
                 if (s->moe->has_shared) k++;
                 need += rows * (uint64_t)s->moe->router.n_experts * 4;
             }

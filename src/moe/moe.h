@@ -99,4 +99,14 @@ typedef struct cot__expert_rows {
 cot_status cot__experts_compute(cot__ops *c, const cot__ffn *ffn, const cot__expert_rows *groups,
                                 int n_groups, cot__rows *x, float *out, size_t out_stride, cot_error *err);
 
+/* One routed feed-forward where experts stream: computed as they arrive, a window of them at a time, each
+ * row's result kept apart and added in ascending id. groups: the chosen experts, whose `expert` is not set.
+ * out need not be cleared. The bits are those of cot__experts_compute over all of them with the shared expert
+ * last. */
+cot_status cot__moe_streamed(cot__ops *c, const cot__moe *m, cot__store *store, cot__expert_rows *groups,
+                             const int32_t *ids, int n, const cot__expert_rows *shared, cot__rows *x,
+                             float *out, size_t out_stride, cot_error *err);
+/* Most bytes of scratch that it takes for so many rows beyond what cot__experts_compute takes. */
+uint64_t cot__moe_streamed_scratch(const cot__moe *m, uint64_t rows);
+
 #endif

@@ -1,0 +1,97 @@
+/* Owns: the wishes of predictors and of what comes for certain, and reading ahead while banks are swept.
+ * Reads for them start only when no demanded read is under way. */
+#include <string.h>
+
+#include "store/stream.h"
+
+enum { GUESS_WINDOW = 8, SWEEP_WINDOW = 64 }; /* reads of hints in flight at once */
+
+/* Bytes that may wait for their first use: what is read too early displaces what is wanted again. */
+static uint64_t limit(const cot__stream *s) {
+    uint64_t all = s->capacity < s->all ? s->capacity : s->all;
+    if (!s->cache.sweep) return all / 4;
+    uint64_t two = s->cache.n_banks ? s->all / (uint64_t)s->cache.n_banks * 2 : 0;
+    return two < all / 2 ? two : all / 2;
+}
+
+static bool may_start(const cot__stream *s, int32_t i) {
+    return (s->cache.hinted_pages * COT__AIO_ALIGN) + s->expert[i].bytes <= limit(s);
+}
+
+/* Takes wishes from the front as long as they can be started. */
+static void grant(cot__stream *s, cot__wish *w, int *n) {
+    int at = 0;
+    for (; at < *n; at++) {
+        if (s->slot[w[at].expert]) continue;
+        if (!may_start(s, w[at].expert) || cot__stream_load(s, w[at].expert, true, NULL) != COT_OK) break;
+    }
+    *n -= at;
+    memmove(w, w + at, (size_t)*n * sizeof *w);
+}
+
+/* The banks after the present one, in order, round to where it stands. */
+static void read_ahead(cot__stream *s) {
+    int banks = s->cache.n_banks;
+    for (; s->ahead_bank < banks - 1; s->ahead_bank++, s->ahead_at = 0) {
+        int b = (s->cache.bank_now + 1 + s->ahead_bank) % banks, n = s->store->banks[b].n;
+        for (; s->ahead_at < n; s->ahead_at++) {
+            int32_t i = s->store->banks[b].first + s->ahead_at;
+            if (s->slot[i]) continue;
+            if (!may_start(s, i) || cot__stream_load(s, i, true, NULL) != COT_OK) return;
+        }
+    }
+}
+
+void cot__stream_pump(cot__stream *s) {
+    if (s->starved) return;
+    grant(s, s->certain, &s->n_certain);
+    if (s->n_certain) return;
+    if (s->cache.sweep) read_ahead(s);
+    else if (s->n_urgent == 0) grant(s, s->guess, &s->n_guess);
+}
+
+void cot__store_turn(cot__store *store, int bank, bool sweep) {
+    cot__stream *s = store->stream;
+    if (!s) return;
+    pthread_mutex_lock(&s->lock);
+    sweep |= s->ring;
+    if (s->cache.sweep != sweep) cot__aio_window(s->aio, sweep ? SWEEP_WINDOW : GUESS_WINDOW);
+    cot__cache_turn(&s->cache, bank, sweep);
+    s->ahead_bank = s->ahead_at = s->n_certain = 0;
+    pthread_mutex_unlock(&s->lock);
+}
+
+void cot__store_hint(cot__store *store, int bank, const int32_t *ids, const float *probability, int n,
+                     uint64_t epoch) {
+    cot__stream *s = store->stream;
+    if (!s || bank < 0 || bank >= store->n_banks) return;
+    pthread_mutex_lock(&s->lock);
+    cot__wish *list = probability ? s->guess : s->certain;
+    int *count = probability ? &s->n_guess : &s->n_certain;
+    for (int k = 0; k < n; k++) {
+        if (ids[k] < 0 || ids[k] >= store->banks[bank].n) continue;
+        int32_t i = store->banks[bank].first + ids[k];
+        if (probability && probability[k] > s->cache.entry[i].demand)
+            s->cache.entry[i].demand = probability[k];
+        if (!s->slot[i] && *count < COT__WISHES)
+            list[(*count)++] = (cot__wish){i, probability ? probability[k] : 1, epoch};
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+static int drop_old(cot__wish *w, int *n, uint64_t epoch) {
+    int kept = 0, before = *n;
+    for (int k = 0; k < before; k++)
+        if (w[k].epoch >= epoch) w[kept++] = w[k];
+    *n = kept;
+    return before - kept;
+}
+
+void cot__store_cancel(cot__store *store, uint64_t epoch) {
+    cot__stream *s = store->stream;
+    if (!s) return;
+    pthread_mutex_lock(&s->lock);
+    s->cancelled +=
+        (uint64_t)(drop_old(s->certain, &s->n_certain, epoch) + drop_old(s->guess, &s->n_guess, epoch));
+    pthread_mutex_unlock(&s->lock);
+}
