@@ -105,7 +105,7 @@ typedef struct golden_run {
     int threads, experts_used;
     golden_way way;
     cot_residency residency;
-    const char *retention;
+    const char *retention, *predict;
     double share; /* of all experts in the cache beyond the smallest budget, 0…1; −1: the budget is not set */
     cot_residency_info *info; /* gets the figures, or NULL */
 } golden_run;
@@ -138,6 +138,7 @@ static inline float *golden_logits(const golden_run *r, const int32_t *ids, int 
     mo.arch_file = r->arch_file;
     mo.residency = r->residency;
     mo.retention = r->retention;
+    mo.predict = r->predict;
     so.n_threads = r->threads ? r->threads : 1;
     so.kv_type = r->kv;
     so.activation = r->act;

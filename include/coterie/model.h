@@ -32,10 +32,13 @@ typedef struct cot_model_options {
     void *progress_user;
     /* Most bytes that this process may have resident, mapped files included: weights, cached experts, KV,
      * buffers and what the program has already. 0: as much as the machine and its control groups have free
-     * when the model is opened, less a reserve. A model or session that cannot keep to it is refused
-     * (COT_LIMIT) with the smallest budget that would do. */
+     * when the model is opened, less a reserve. A session that cannot keep
+     * to it is refused (COT_LIMIT) with the smallest budget that would do; a streaming model reads its
+     * resident weights at the first session, once they are known to fit. */
     uint64_t memory;
     const char *retention; /* which expert goes first: lru, lfu, decay, layer, demand; NULL: decay */
+    const char *predict;   /* what is read ahead of the routers: none, last, popularity, token, transition, gate;
+                              NULL: gate */
     double sim_latency;    /* SIM: seconds of a read, bytes a second; 0: 100 µs, 1 GB/s */
     double sim_bandwidth;
 } cot_model_options;
@@ -91,7 +94,7 @@ COT_API cot_status cot_model_set_memory(cot_model *model, uint64_t bytes, cot_er
  * layer's routed experts (its counts, bytes and waiting alone). */
 typedef struct cot_residency_info {
     size_t struct_size;
-    const char *residency, *retention,
+    const char *residency, *retention, *predict,
         *io;                   /* io: "io_uring", "threads", "simulated"; "" when not streaming */
     uint64_t memory, smallest; /* the budget; the smallest that would do now */
     uint64_t fixed_bytes, expert_bytes, expert_capacity, expert_total;

@@ -66,6 +66,8 @@ int cli_open(cot_model **out, const cli_common *c) {
     cot_model_defaults(&o);
     o.arch_file = c->arch;
     o.progress = c->quiet ? cli_silent : cli_progress;
+    int code = cli_memory_options(c, &o);
+    if (code >= 0) return code;
     if (!c->model)
         return cli_usage("no MODEL is given: a GGUF file, the first of a split, or a Hugging Face folder");
     return cot_model_open(out, c->model, &o, &err) == COT_OK ? -1 : cli_fail(&err);

@@ -16,6 +16,9 @@ typedef struct cot__budget {
     uint64_t memory;   /* of the process */
     uint64_t base;     /* what it has besides the store's weights, and slack */
     uint64_t reserved; /* by sessions */
+    bool loaded;       /* what a streaming store keeps resident */
+    cot_progress_fn *progress;
+    void *progress_user;
 } cot__budget;
 
 static uint64_t file_bytes(const cot_model *m) {
@@ -44,6 +47,8 @@ cot_status cot__model_settle(cot_model *m, const cot_model_options *o, cot__stor
     pthread_mutex_init(&b->lock, NULL);
     b->asked = o->memory > 0;
     b->memory = o->memory;
+    b->progress = o->progress;
+    b->progress_user = o->progress_user;
     if (!b->asked) {
         uint64_t free_now = cot__memory_available(NULL), reserve = free_now / 16;
         if (reserve < 256u * MIB) reserve = 256u * MIB;
@@ -64,6 +69,22 @@ cot_status cot__model_settle(cot_model *m, const cot_model_options *o, cot__stor
         so->aio.bandwidth = o->sim_bandwidth > 0 ? o->sim_bandwidth : 1e9;
     }
     return COT_OK;
+}
+
+cot_status cot__model_predict(cot_model *m, const char *name, cot_error *err) {
+    int kind = name ? cot__prediction_find(name) : COT__PREDICT_GATE;
+    if (kind < 0 || kind == COT__PREDICT_TRAINED)
+        return cot__fail(err, COT_ARGUMENT, NULL, "predict",
+                         "\"%s\" is none of none, last, popularity, token, transition, gate", name);
+    if (kind == COT__PREDICT_NONE || !cot__store_smallest(m->store)) return COT_OK;
+    int n = cot__store_banks(m->store), *experts = cot__alloc_array((size_t)n, sizeof *experts);
+    if (!experts) return cot__fail_memory(err, (size_t)n * sizeof *experts);
+    for (size_t i = 0; i < m->n_steps; i++)
+        if (m->steps[i].kind == COT__STEP_MOE)
+            experts[m->steps[i].moe->bank] = m->steps[i].moe->router.n_experts;
+    cot_status s = cot__predictor_create(&m->predictor, (cot__prediction)kind, n, experts, err);
+    cot__free(experts);
+    return s;
 }
 
 /* What must be resident whatever the cache: with the lock held. */
@@ -92,7 +113,8 @@ static cot_status share_out(const cot_model *m, cot_error *err) {
     return cot__store_set_capacity(m->store, b->memory - need + cot__store_smallest(m->store), err);
 }
 
-cot_status cot__model_budget(cot_model *m, cot_error *err) {
+/* What the process has besides the store's weights, before the first session. */
+void cot__model_budget(cot_model *m) {
     cot__budget *b = m->budget;
     uint64_t now = cot__memory_resident();
     b->base = now + SLACK;
@@ -100,7 +122,6 @@ cot_status cot__model_budget(cot_model *m, cot_error *err) {
         uint64_t weights = cot__store_fixed(m->store);
         b->base -= weights < now ? weights : now;
     }
-    return share_out(m, err);
 }
 
 cot_status cot__model_reserve(const cot_model *m, uint64_t bytes, cot_error *err) {
@@ -108,6 +129,8 @@ cot_status cot__model_reserve(const cot_model *m, uint64_t bytes, cot_error *err
     pthread_mutex_lock(&b->lock);
     b->reserved += bytes;
     cot_status s = share_out(m, err);
+    if (s == COT_OK && !b->loaded) s = cot__store_load(m->store, b->progress, b->progress_user, err);
+    b->loaded |= s == COT_OK;
     if (s != COT_OK) {
         b->reserved -= bytes;
         (void)share_out(m, NULL);
@@ -190,6 +213,7 @@ cot_status cot_model_get_residency(const cot_model *m, int32_t layer, cot_reside
     *info = (cot_residency_info){.struct_size = sizeof *info,
                                  .residency = residency_name(m->residency),
                                  .retention = "",
+                                 .predict = "none",
                                  .io = st.io,
                                  .memory = m->budget->memory,
                                  .smallest = least(m),
@@ -207,6 +231,7 @@ cot_status cot_model_get_residency(const cot_model *m, int32_t layer, cot_reside
                                  .stall_slot = b.stall_slot,
                                  .disk_busy = st.disk_busy};
     pthread_mutex_unlock(&m->budget->lock);
+    if (m->predictor) info->predict = cot__prediction_names[cot__predictor_kind(m->predictor)];
     if (cot__store_streams(m->store)) info->retention = cot__store_retention(m->store);
     return COT_OK;
 }

@@ -38,8 +38,8 @@ cot_status cot_model_open(cot_model **out, const char *path, const cot_model_opt
     }
     if (s == COT_OK) s = cot__model_build(m, err);
     if (s == COT_OK) s = cot__model_load_text(m, err);
-    if (s == COT_OK) s = cot__model_budget(m, err);
-    if (s == COT_OK) s = cot__store_load(m->store, o.progress, o.progress_user, err);
+    if (s == COT_OK) s = cot__model_predict(m, o.predict, err);
+    if (s == COT_OK) cot__model_budget(m);
     if (s != COT_OK) cot_model_close(&m);
     else *out = m;
     return s;
@@ -54,6 +54,7 @@ void cot_model_close(cot_model **model) {
     cot__free(m->ends);
     cot__free(m->steps);
     cot__free(m->streams);
+    cot__predictor_free(&m->predictor);
     cot__model_budget_free(m);
     cot__store_free(&m->store);
     cot__arch_close(&m->arch);

@@ -124,8 +124,8 @@ cot_status cot__moe_forward(cot__ops *c, const cot__moe *m, cot__store *store, c
         shared.weights = w;
     }
     if (s == COT_OK && cot__store_streams(store))
-        s = cot__moe_streamed(c, m, store, inv.groups, inv.ids, inv.n, m->has_shared ? &shared : NULL, &local,
-                              out, out_stride, err);
+        s = cot__moe_streamed(c, m, store, ctx, &plan, inv.groups, inv.ids, inv.n,
+                              m->has_shared ? &shared : NULL, &local, out, out_stride, err);
     else if (s == COT_OK)
         s = all_resident(c, m, store, &inv, m->has_shared ? &shared : NULL, &local, out, out_stride, err);
     cot__arena_rewind(c->arena, mark);

@@ -103,9 +103,10 @@ static cot_status run_window(cot__ops *c, const cot__moe *m, cot__store *store, 
     return s;
 }
 
-cot_status cot__moe_streamed(cot__ops *c, const cot__moe *m, cot__store *store, cot__expert_rows *groups,
-                             const int32_t *ids, int n, const cot__expert_rows *shared, cot__rows *x,
-                             float *out, size_t out_stride, cot_error *err) {
+cot_status cot__moe_streamed(cot__ops *c, const cot__moe *m, cot__store *store, const cot__moe_context *ctx,
+                             const cot__plan *plan, cot__expert_rows *groups, const int32_t *ids, int n,
+                             const cot__expert_rows *shared, cot__rows *x, float *out, size_t out_stride,
+                             cot_error *err) {
     size_t cols = (size_t)m->n_embd, slots = 0, most = (size_t)window_rows(m->n_embd);
     for (int i = 0; i < n; i++) {
         slots += (size_t)groups[i].n;
@@ -132,6 +133,7 @@ cot_status cot__moe_streamed(cot__ops *c, const cot__moe *m, cot__store *store, 
         COT_TRY(cot__store_acquire(store, m->bank, w.ids, w.n, w.state, &lease, err));
         if (from == 0) {
             cot__store_hint(store, m->bank, ids + to, NULL, n - to, 0);
+            if (ctx->predictor) cot__moe_predict(c, m, store, ctx, plan, x);
             if (shared) { /* while the first reads are under way */
                 cot__expert_rows alone = {.expert = shared->expert, .n = shared->n};
                 cot__rows own = *x; /* forms made here live no longer than this computation */

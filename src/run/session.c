@@ -290,7 +290,8 @@ static cot_status run_pass(cot_session *s, const cot_row *rows, size_t n, sink *
                               .observe = s->observe,
                               .observe_user = s->observe_user,
                               .sequence = s->row_seq,
-                              .position = s->row_pos}};
+                              .position = s->row_pos,
+                              .token = s->row_token}};
     for (int i = 0; i < s->model->n_ropes; i++)
         pass.long_rope |= s->model->rope[i].freq_long && s->opt.n_ctx > s->model->rope[i].original_ctx;
     return cot__model_forward(s->model, &ops, &pass, err);

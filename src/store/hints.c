@@ -50,6 +50,14 @@ void cot__stream_pump(cot__stream *s) {
     else if (s->n_urgent == 0) grant(s, s->guess, &s->n_guess);
 }
 
+/* Guesses about a bank are over when its turn has come. */
+static void forget(cot__stream *s, int bank) {
+    int kept = 0;
+    for (int k = 0; k < s->n_guess; k++)
+        if (s->cache.entry[s->guess[k].expert].bank != bank) s->guess[kept++] = s->guess[k];
+    s->n_guess = kept;
+}
+
 void cot__store_turn(cot__store *store, int bank, bool sweep) {
     cot__stream *s = store->stream;
     if (!s) return;
@@ -57,6 +65,7 @@ void cot__store_turn(cot__store *store, int bank, bool sweep) {
     sweep |= s->ring;
     if (s->cache.sweep != sweep) cot__aio_window(s->aio, sweep ? SWEEP_WINDOW : GUESS_WINDOW);
     cot__cache_turn(&s->cache, bank, sweep);
+    forget(s, bank);
     s->ahead_bank = s->ahead_at = s->n_certain = 0;
     pthread_mutex_unlock(&s->lock);
 }

@@ -17,6 +17,7 @@ static uint64_t draw(uint64_t n, uint64_t seed, uint64_t i, uint64_t what) {
 /* Random settings number i. */
 static golden_run settings(const char *path, const char *arch, uint64_t seed, uint64_t i) {
     static const char *const retentions[] = {"lru", "lfu", "decay", "layer", "demand"};
+    static const char *const predictors[] = {"none", "last", "popularity", "token", "transition", "gate"};
     static const char *const io[] = {"uring", "threads", "uring,buffered", "threads,buffered"};
     static const cot_residency residencies[] = {COT_RESIDENCY_STREAM, COT_RESIDENCY_RING, COT_RESIDENCY_SIM};
     golden_run r = {.path = path, .arch_file = arch, .kv = COT_F16};
@@ -24,6 +25,7 @@ static golden_run settings(const char *path, const char *arch, uint64_t seed, ui
     r.threads = 1 + (int)draw(2, seed, i, 1);
     r.way = (golden_way)draw(GOLDEN_BATCHED + 1, seed, i, 2);
     r.retention = retentions[draw(5, seed, i, 3)];
+    r.predict = predictors[draw(6, seed, i, 8)];
     r.residency = residencies[draw(8, seed, i, 4) < 6 ? 0 : 1 + draw(2, seed, i, 5)];
     r.share = i % 3 == 0 ? 0 : (double)draw(1000, seed, i, 6) / 1000;
     setenv("COTERIE_IO", io[draw(4, seed, i, 7)], 1);

@@ -11,20 +11,23 @@ _coterie() {
     fi
     case $prev in
     --kv) mapfile -t COMPREPLY < <(compgen -W "f16 f32 q8_0" -- "$cur"); return ;;
+    --residency) mapfile -t COMPREPLY < <(compgen -W "auto memory mmap stream ring sim" -- "$cur"); return ;;
+    --predict) mapfile -t COMPREPLY < <(compgen -W "none last popularity token transition gate" -- "$cur"); return ;;
+    --retention) mapfile -t COMPREPLY < <(compgen -W "lru lfu decay layer demand" -- "$cur"); return ;;
     --act) mapfile -t COMPREPLY < <(compgen -W "auto f32" -- "$cur"); return ;;
     --type | --type-experts | --type-attention | --type-head) mapfile -t COMPREPLY < <(compgen -W "$types" -- "$cur"); return ;;
     esac
     if [[ $cur == -* ]]; then
         local words
         case $command in
-        run) words="$common $sampling --beams --groups --diversity --length-penalty -p -f -n --ctx --kv --act --experts --chat" ;;
-        chat) words="$common $sampling -n --ctx --kv --act --experts" ;;
+        run) words="$common $sampling --beams --groups --diversity --length-penalty -p -f -n --ctx --kv --act --experts --chat --memory --residency --retention --predict --stats" ;;
+        chat) words="$common $sampling -n --ctx --kv --act --experts --memory --residency --retention --predict --stats" ;;
         logits) words="$common --tokens -o" ;;
         tokenize) words="$common -p -f --special" ;;
         detokenize) words="$common --tokens" ;;
-        eval) words="$common -f --ctx --stride --kv --act --experts" ;;
+        eval) words="$common -f --ctx --stride --kv --act --experts --memory --residency --retention --predict --stats" ;;
         inspect) words="$common --tensors --ctx --kv" ;;
-        bench) words="$common -p -n -r --batch --depth --seed --ctx --kv --act --experts --machine" ;;
+        bench) words="$common -p -n -r --batch --depth --seed --ctx --kv --act --experts --machine --memory --residency --retention --predict --stats" ;;
         convert) words="$common --type --type-experts --type-attention --type-head --split-experts --experts-used --pre" ;;
         *) words="--help" ;;
         esac
