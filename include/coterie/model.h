@@ -37,8 +37,8 @@ typedef struct cot_model_options {
      * resident weights at the first session, once they are known to fit. */
     uint64_t memory;
     const char *retention; /* which expert goes first: lru, lfu, decay, layer, demand; NULL: decay */
-    const char *predict;   /* what is read ahead of the routers: none, last, popularity, token, transition, gate;
-                              NULL: gate */
+    const char *predict;   /* what is read ahead of the routers: none, last, popularity, token, transition,
+                              gate;   NULL: gate */
     double sim_latency;    /* SIM: seconds of a read, bytes a second; 0: 100 µs, 1 GB/s */
     double sim_bandwidth;
 } cot_model_options;

@@ -5,6 +5,7 @@
 #include "store/stream.h"
 
 enum { GUESS_WINDOW = 8, SWEEP_WINDOW = 64 }; /* reads of hints in flight at once */
+static const double STEP = 0.125, MOST_ALLOWANCE = 16;
 
 /* Bytes that may wait for their first use: what is read too early displaces what is wanted again. */
 static uint64_t limit(const cot__stream *s) {
@@ -18,12 +19,14 @@ static bool may_start(const cot__stream *s, int32_t i) {
     return (s->cache.hinted_pages * COT__AIO_ALIGN) + s->expert[i].bytes <= limit(s);
 }
 
-/* Takes wishes from the front as long as they can be started. */
-static void grant(cot__stream *s, cot__wish *w, int *n) {
+/* Takes wishes from the front as long as they can be started and the credit, where it counts, lasts. */
+static void grant(cot__stream *s, cot__wish *w, int *n, double *credit) {
     int at = 0;
     for (; at < *n; at++) {
         if (s->slot[w[at].expert]) continue;
+        if (credit && *credit < 1) break;
         if (!may_start(s, w[at].expert) || cot__stream_load(s, w[at].expert, true, NULL) != COT_OK) break;
+        if (credit) *credit -= 1;
     }
     *n -= at;
     memmove(w, w + at, (size_t)*n * sizeof *w);
@@ -42,12 +45,29 @@ static void read_ahead(cot__stream *s) {
     }
 }
 
+/* Guesses are read while the disk would idle. A wrong one that is still under way when its layer's turn comes
+ * stands in the way of what is wanted, so there are only as many as rarely do. */
+void cot__stream_adjust(cot__stream *s) {
+    int wrong = 0;
+    if (!s->turned || s->cache.sweep) return;
+    s->turned = false;
+    for (int j = 0; j < s->n_loading; j++) {
+        const cot__slot *k = s->loading[j];
+        wrong += k->hint && s->cache.entry[k->expert].leases == 1 && atomic_load(&k->pending) > 0;
+    }
+    if (wrong) s->allowance -= STEP * 2 * wrong;
+    else if (s->credit < 1) s->allowance += STEP; /* it was all spent */
+    if (s->allowance < STEP) s->allowance = STEP;
+    if (s->allowance > MOST_ALLOWANCE) s->allowance = MOST_ALLOWANCE;
+    s->credit = s->allowance + (s->credit < 1 && s->credit > 0 ? s->credit : 0);
+}
+
 void cot__stream_pump(cot__stream *s) {
     if (s->starved) return;
-    grant(s, s->certain, &s->n_certain);
+    grant(s, s->certain, &s->n_certain, NULL);
     if (s->n_certain) return;
     if (s->cache.sweep) read_ahead(s);
-    else if (s->n_urgent == 0) grant(s, s->guess, &s->n_guess);
+    else if (s->n_urgent == 0) grant(s, s->guess, &s->n_guess, &s->credit);
 }
 
 /* Guesses about a bank are over when its turn has come. */
@@ -66,6 +86,7 @@ void cot__store_turn(cot__store *store, int bank, bool sweep) {
     if (s->cache.sweep != sweep) cot__aio_window(s->aio, sweep ? SWEEP_WINDOW : GUESS_WINDOW);
     cot__cache_turn(&s->cache, bank, sweep);
     forget(s, bank);
+    s->turned = true;
     s->ahead_bank = s->ahead_at = s->n_certain = 0;
     pthread_mutex_unlock(&s->lock);
 }

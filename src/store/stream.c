@@ -20,6 +20,7 @@ cot_status cot__stream_create(cot__stream **out, cot__store *store, cot_error *e
     pthread_cond_init(&s->freed, NULL);
     s->store = store;
     s->capacity = UINT64_MAX;
+    s->allowance = s->credit = 4;
     s->cache.retention = store->opt.retention;
     s->ring = store->opt.residency == COT__RESIDENCY_RING;
     s->files = cot__alloc_zero((size_t)store->set->n_files, sizeof *s->files);
@@ -95,11 +96,12 @@ static uint64_t used(const cot__stream *s) { return s->cache.pages * COT__AIO_AL
 
 static void notice(cot__stream *s);
 
-/* Hints whose reads have not begun are not worth keeping when room is short. */
-static void abandon_hints(cot__stream *s) {
+/* Drops hints whose reads have not begun: of one bank, or (−1) of all. */
+static void abandon_hints(cot__stream *s, int32_t bank) {
     for (int j = 0; j < s->n_loading; j++) {
         cot__slot *k = s->loading[j];
         if (!k->hint || s->cache.entry[k->expert].leases > 1) continue;
+        if (bank >= 0 && s->cache.entry[k->expert].bank != bank) continue;
         for (int r = 0; r < k->n_reads; r++)
             if (cot__aio_cancel(s->aio, &k->reads[r])) {
                 atomic_store(&k->error, ECANCELED); /* what arrives of it is thrown away */
@@ -111,7 +113,8 @@ static void abandon_hints(cot__stream *s) {
 
 /* Brings what is resident below the capacity, as far as nobody holds it. */
 static void shrink(cot__stream *s) {
-    if (used(s) > s->capacity && s->n_loading) abandon_hints(s);
+    if (used(s) > s->capacity && s->n_loading)
+        abandon_hints(s, -1); /* not worth keeping when room is short */
     while (used(s) > s->capacity) {
         int32_t i = cot__cache_victim(&s->cache, false);
         if (i < 0) break;
@@ -306,6 +309,9 @@ cot_status cot__stream_acquire(cot__stream *s, cot__lease *l, cot_error *err) {
         l->state[a] = PINNED;
         l->missing--;
     }
+    cot__stream_adjust(s);
+    /* The guesses that were wrong make way for what is wanted. */
+    if (l->missing && s->n_loading && !s->cache.sweep) abandon_hints(s, l->bank_number);
     cot_status st = ask(s, l, err);
     pthread_mutex_unlock(&s->lock);
     if (st != COT_OK) cot__stream_release(s, l);

@@ -80,7 +80,8 @@ typedef struct cot__stream {
     uint64_t capacity, smallest, all;
     cot__wish *certain, *guess;
     int n_certain, n_guess;
-    bool ring;
+    double allowance, credit; /* guesses that the disk's idle time carries in a turn; left of this one's */
+    bool ring, turned;
     bool starved;   /* a lease waits for room: nothing else may take it */
     int ahead_bank; /* banks ahead, and expert, at which reading ahead goes on */
     int ahead_at;
@@ -136,6 +137,8 @@ void cot__stream_done(cot__stream *s, cot__lease *lease, const int *which, int n
 void cot__stream_release(cot__stream *s, cot__lease *lease);
 /* hints.c, with the lock held: starts reads for hints where nothing urgent is under way. */
 void cot__stream_pump(cot__stream *s);
+/* With the lock held, once the first lease of a turn has pinned what is there: how many guesses pay. */
+void cot__stream_adjust(cot__stream *s);
 /* With the lock held: asks for an expert that has no slot. COT_LIMIT: no room now. */
 cot_status cot__stream_load(cot__stream *s, int32_t i, bool hint, cot_error *err);
 
