@@ -29,7 +29,7 @@ typedef struct cli_common {
     int32_t threads;
     bool json, quiet, verbose, help, stats;
     uint64_t memory; /* 0: not given */
-    const char *residency, *retention, *predict;
+    const char *residency, *retention, *predict, *trace;
 } cli_common;
 
 typedef struct cli_command {
@@ -70,7 +70,7 @@ bool cli_read(const char *path, char **text, size_t *n);
          &(c).retention},                                                                                      \
         {"predict", 0,           "NAME", "read ahead: none, last, popularity, token, transition, gate",        \
          CLI_TEXT,  &(c).predict},                                                                             \
-    {                                                                                                          \
+        {"trace", 0, "FILE", "record what routers choose, for coterie replay", CLI_TEXT, &(c).trace}, {        \
         "stats", 0, NULL, "a table of the experts' cache by layer", CLI_FLAG, &(c).stats                       \
     }
 /* Fills the model's options; −1, or an exit code after a message. */
@@ -83,6 +83,10 @@ void cli_memory_json(const cot_residency_info *before, const cot_residency_info 
                      double seconds);
 void cli_memory_table(const cot_model *m);
 cot_residency_info cli_residency(const cot_model *m);
+
+/* --trace: records the session's routing until the end; false after a message. */
+bool cli_trace_start(const cli_common *c, cot_session *s);
+bool cli_trace_end(void);
 
 /* JSON out. */
 void cli_json_string(FILE *f, const char *s, size_t n);   /* quoted; bytes that are no UTF-8 become U+FFFD */
@@ -98,5 +102,6 @@ int cmd_eval(int, char **);
 int cmd_inspect(int, char **);
 int cmd_bench(int, char **);
 int cmd_convert(int, char **);
+int cmd_replay(int, char **);
 
 #endif

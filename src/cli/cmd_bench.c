@@ -104,10 +104,14 @@ static cot_status measure(const cot_model *m, cot_session_options *so, const pla
     warm.depth = 0;
     double x, y;
     if (st == COT_OK) st = once(s, m, &warm, info.n_vocab, 1 << 20, rows, &x, &y, f, err);
+    if (st == COT_OK && !cli_trace_start(c, s))
+        st = COT_IO, snprintf(err->message, sizeof err->message, "nothing is recorded");
     for (int r = 0; r < p->reps && st == COT_OK; r++) {
         st = once(s, m, p, info.n_vocab, r, rows, &f->prefill[r], &f->decode[r], f, err);
         if (!c->quiet) cli_progress(NULL, "bench", (uint64_t)r + 1, (uint64_t)p->reps);
     }
+    if (!cli_trace_end() && st == COT_OK)
+        st = COT_IO, snprintf(err->message, sizeof err->message, "the record is not complete");
     cot_session_free(&s);
     free(rows);
     return st;

@@ -226,6 +226,7 @@ int cmd_chat(int argc, char **argv) {
         cot_free(none);
         if (s == COT_OK) s = cot_session_create(&t.session, m, &so, &err);
         if (s != COT_OK) code = cli_fail(&err);
+        else if (!cli_trace_start(&c, t.session)) code = EXIT_FAILED;
         else {
             forget(&t);
             if (!c.quiet && isatty(STDIN_FILENO))
@@ -233,6 +234,7 @@ int cmd_chat(int argc, char **argv) {
             code = converse(&t);
         }
     }
+    if (!cli_trace_end() && code == EXIT_OK) code = EXIT_FAILED;
     cot_session_free(&t.session);
     cot_model_close(&m);
     free(t.messages);

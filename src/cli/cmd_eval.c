@@ -105,6 +105,7 @@ static int evaluate(const cot_model *m, cot_session_options *so, const char *tex
             "eval: the text has %zu tokens, one window needs %d; give a longer text or a smaller --ctx",
             count, so->n_ctx);
     if (st == COT_OK && code == EXIT_OK) st = cot_session_create(&s, m, so, &err);
+    if (st == COT_OK && code == EXIT_OK && !cli_trace_start(c, s)) code = EXIT_FAILED;
     cot_residency_info before = cli_residency(m);
     double start = cot__now();
     if (st == COT_OK && code == EXIT_OK)
@@ -114,6 +115,7 @@ static int evaluate(const cot_model *m, cot_session_options *so, const char *tex
         code = EXIT_FAILED;
     } else if (st != COT_OK) code = cli_fail(&err);
     else if (code == EXIT_OK) code = report(&sc, m, &before, cot__now() - start, c);
+    if (!cli_trace_end() && code == EXIT_OK) code = EXIT_FAILED;
     cot_session_free(&s);
     cot_free(ids);
     return code;

@@ -136,13 +136,15 @@ static int generate(const cot_model *m, cot_session_options *so, const cot_gener
     }
     if (st == COT_OK) st = cot_session_create(&session, m, so, &err);
     cot_residency_info before = cli_residency(m);
+    if (st == COT_OK && !cli_trace_start(c, session)) st = COT_IO;
     if (st == COT_OK) st = cot_generate(session, ids, count, g, put, &s, &r, &err);
     int code = EXIT_OK;
-    if (st != COT_OK) code = cli_fail(&err);
+    if (st != COT_OK) code = err.message[0] ? cli_fail(&err) : EXIT_FAILED;
     else {
         report(&r, &s, c, m, &before, session);
         if (cli_interrupted) code = EXIT_INTERRUPTED;
     }
+    if (!cli_trace_end() && code == EXIT_OK) code = EXIT_FAILED;
     cot_session_free(&session);
     cot_free(ids);
     free(s.text);

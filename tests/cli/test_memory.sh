@@ -31,7 +31,17 @@ done
 bench --memory 64MiB --residency ring | grep -q '"hit_rate"' || complain "no hit rate in --json"
 least=$("$coterie" bench $model -p 8 -n 1 -r 1 --memory 1MiB --residency stream 2>&1 | sed -n 's/.*at least \([0-9]*\) MiB.*/\1/p')
 bench --memory $((least + 2))MiB --residency stream >/dev/null || complain "$least MiB were said to do"
-printf 'abc' >"$dir/text"
-text=tests/golden/tokenizers
+# What is recorded can be replayed.
+"$coterie" bench $model -p 8 -n 20 -r 1 --trace "$dir/trace" >/dev/null || complain "bench --trace fails"
+[ "$(wc -l <"$dir/trace")" -gt 50 ] || complain "the trace has $(wc -l <"$dir/trace") lines"
+"$coterie" replay "$dir/trace" --retention lru,oracle --capacity 25,100 --json >"$dir/out" || complain "replay fails"
+grep -q '"retention": "oracle", "predict": "none", "capacity": 1.0000' "$dir/out" || complain "replay says $(cat "$dir/out")"
+"$coterie" replay "$dir/trace" --control uniform --predict none,transition >/dev/null || complain "replay --control uniform"
+"$coterie" replay "$dir/trace" --control shuffle >/dev/null || complain "replay --control shuffle"
+refused 2 'none, shuffle or uniform' replay "$dir/trace" --control chance
+refused 2 'percentages' replay "$dir/trace" --capacity ten
+refused 1 'is none of lru' replay "$dir/trace" --retention best
+refused 1 'cannot open' replay "$dir/none"
+refused 1 'cannot create' bench $model -p 1 -n 1 -r 1 --trace "$dir/none/trace"
 "$coterie" bench $model -p 8 -n 4 -r 1 --residency stream --stats 2>&1 | grep -q '^ *1 .*[0-9]' || complain "no table by layer"
 [ $failures = 0 ]

@@ -1,5 +1,5 @@
 # Completion of coterie(1) for fish. The same words stand in coterie.bash and _coterie (zsh).
-set -l commands run chat logits tokenize detokenize eval inspect bench convert help
+set -l commands run chat logits tokenize detokenize eval inspect bench convert replay help
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -f
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a run -d 'write text after a prompt'
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a chat -d 'talk to a model'
@@ -10,6 +10,7 @@ complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a eval -d 'm
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a inspect -d 'say what a model is'
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a bench -d 'measure speed'
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a convert -d 'change the format of a model'
+complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a replay -d 'try cache policies on recorded routing'
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a help -d 'show help'
 complete -c coterie -n "__fish_seen_subcommand_from $commands" -l model -s m -r -F -d 'GGUF file or Hugging Face folder'
 complete -c coterie -n "__fish_seen_subcommand_from $commands" -l arch -r -F -d 'architecture description'
@@ -33,6 +34,7 @@ complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l memo
 complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l residency -x -a 'auto memory mmap stream ring sim' -d 'where the weights are'
 complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l retention -x -a 'lru lfu decay layer demand' -d 'which expert leaves first'
 complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l predict -x -a 'none last popularity token transition gate' -d 'read ahead'
+complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l trace -r -F -d 'record routing'
 complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l stats -d 'table by layer'
 complete -c coterie -n '__fish_seen_subcommand_from run' -l chat -d 'use the chat template'
 complete -c coterie -n '__fish_seen_subcommand_from run tokenize' -s p -x -d 'text'
@@ -57,3 +59,9 @@ complete -c coterie -n '__fish_seen_subcommand_from convert' -l type-attention -
 complete -c coterie -n '__fish_seen_subcommand_from convert' -l type-head -x -a 'f32 f16 bf16 q8_0 q4_0 q5_0 q4_k q5_k q6_k mxfp4' -d 'number format of embedding and output'
 complete -c coterie -n '__fish_seen_subcommand_from convert' -l experts-used -x -d 'experts per token'
 complete -c coterie -n '__fish_seen_subcommand_from convert' -l pre -x -d 'pre-tokenizer'
+complete -c coterie -n '__fish_seen_subcommand_from replay' -l retention -x -d 'policies'
+complete -c coterie -n '__fish_seen_subcommand_from replay' -l predict -x -d 'predictors'
+complete -c coterie -n '__fish_seen_subcommand_from replay' -l capacity -x -d 'percents of all experts'
+complete -c coterie -n '__fish_seen_subcommand_from replay' -l ahead -x -d 'experts read for a prediction'
+complete -c coterie -n '__fish_seen_subcommand_from replay' -l control -x -a 'none shuffle uniform' -d 'control'
+complete -c coterie -n '__fish_seen_subcommand_from replay' -l seed -x -d 'seed of the controls'
