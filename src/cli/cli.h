@@ -103,5 +103,6 @@ int cmd_inspect(int, char **);
 int cmd_bench(int, char **);
 int cmd_convert(int, char **);
 int cmd_replay(int, char **);
+int cmd_pack(int, char **);
 
 #endif

@@ -59,12 +59,11 @@ void cli_memory_line(const cot_residency_info *a, const cot_residency_info *b, d
 void cli_memory_json(const cot_residency_info *a, const cot_residency_info *b, double tokens,
                      double seconds) {
     difference d;
-    printf(", \"residency\": \"%s\", \"memory_bytes\": %llu", b->residency ? b->residency : "",
-           (unsigned long long)b->memory);
+    printf(", \"residency\": \"%s\"", b->residency ? b->residency : "");
     if (!differ(a, b, &d) || tokens <= 0 || seconds <= 0) return;
     printf(
-        ", \"retention\": \"%s\", \"predict\": \"%s\", \"io\": \"%s\", \"fixed_bytes\": %llu, \"expert_bytes\": %llu, \"expert_total_bytes\": %llu, \"hit_rate\": %.5f, \"bytes_read_per_token\": %.0f, \"read_gbs\": %.4f, \"disk_busy\": %.4f, \"stall_read\": %.4f, \"stall_slot\": %.4f, \"hinted\": %llu, \"hinted_used\": %llu",
-        b->retention, b->predict, b->io, (unsigned long long)b->fixed_bytes,
+        ", \"memory_bytes\": %llu, \"retention\": \"%s\", \"predict\": \"%s\", \"io\": \"%s\", \"fixed_bytes\": %llu, \"expert_bytes\": %llu, \"expert_total_bytes\": %llu, \"hit_rate\": %.5f, \"bytes_read_per_token\": %.0f, \"read_gbs\": %.4f, \"disk_busy\": %.4f, \"stall_read\": %.4f, \"stall_slot\": %.4f, \"hinted\": %llu, \"hinted_used\": %llu",
+        (unsigned long long)b->memory, b->retention, b->predict, b->io, (unsigned long long)b->fixed_bytes,
         (unsigned long long)b->expert_bytes, (unsigned long long)b->expert_total, d.hit_rate,
         d.bytes / tokens, d.bytes / seconds / 1e9, d.busy / seconds, d.stall_read / seconds,
         d.stall_slot / seconds, (unsigned long long)(b->hinted - a->hinted),

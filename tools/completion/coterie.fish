@@ -1,5 +1,5 @@
 # Completion of coterie(1) for fish. The same words stand in coterie.bash and _coterie (zsh).
-set -l commands run chat logits tokenize detokenize eval inspect bench convert replay help
+set -l commands run chat logits tokenize detokenize eval inspect bench convert pack replay help
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -f
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a run -d 'write text after a prompt'
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a chat -d 'talk to a model'
@@ -10,6 +10,7 @@ complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a eval -d 'm
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a inspect -d 'say what a model is'
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a bench -d 'measure speed'
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a convert -d 'change the format of a model'
+complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a pack -d 'lay a model out for streaming'
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a replay -d 'try cache policies on recorded routing'
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a help -d 'show help'
 complete -c coterie -n "__fish_seen_subcommand_from $commands" -l model -s m -r -F -d 'GGUF file or Hugging Face folder'
