@@ -8,6 +8,8 @@
 
 enum { LONG_PATH = 1024 };
 
+const char *cot__memory_root = "";
+
 static uint64_t at_most(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 /* A number after `key` at the start of a line of a file; key "": the file's first word. False: there is none
@@ -64,7 +66,7 @@ static uint64_t left_above(const char *mount, char *group, bool v2) {
 uint64_t cot__memory_available(const char *root) {
     char path[LONG_PATH], line[LONG_PATH];
     uint64_t least = UINT64_MAX, kib;
-    if (!root) root = "";
+    if (!root) root = cot__memory_root;
     snprintf(path, sizeof path, "%s/proc/meminfo", root);
     if (read_number(path, "MemAvailable:", &kib)) least = kib * 1024;
     snprintf(path, sizeof path, "%s/proc/self/cgroup", root);

@@ -9,6 +9,8 @@
  * system gives up by itself count as free. `root`: a folder that stands for / (tests), or NULL. 0: not known.
  */
 uint64_t cot__memory_available(const char *root);
+/* What stands for / where NULL is given; set by tests alone. */
+extern const char *cot__memory_root;
 /* Bytes of this process that are resident now, mapped files included; and the most so far. 0: not known. */
 uint64_t cot__memory_resident(void);
 uint64_t cot__memory_peak(void);

@@ -6,14 +6,21 @@
 
 #include "base/error.h"
 #include "base/limits.h"
+#include "base/pool.h"
 #include "model/internal.h"
 
-enum { MIB = 1 << 20, SLACK = 12 * MIB }; /* stacks, pages of code not touched yet, the allocator's own */
+enum {
+    MIB = 1 << 20,
+    LOW = 128 * MIB,
+    SLACK = 12 * MIB
+}; /* stacks, pages of code not touched yet, the allocator's own */
 
 typedef struct cot__budget {
     pthread_mutex_t lock;
     bool asked;        /* named by the program: refused when it cannot be kept */
     uint64_t memory;   /* of the process */
+    uint64_t most;     /* the budget before memory grew short */
+    double looked;     /* when what is free was last looked at */
     uint64_t base;     /* what it has besides the store's weights, and slack */
     uint64_t reserved; /* by sessions */
     bool loaded;       /* what a streaming store keeps resident */
@@ -131,6 +138,7 @@ cot_status cot__model_reserve(const cot_model *m, uint64_t bytes, cot_error *err
     cot_status s = share_out(m, err);
     if (s == COT_OK && !b->loaded) s = cot__store_load(m->store, b->progress, b->progress_user, err);
     b->loaded |= s == COT_OK;
+    b->most = b->memory;
     if (s != COT_OK) {
         b->reserved -= bytes;
         (void)share_out(m, NULL);
@@ -168,11 +176,39 @@ cot_status cot_model_set_memory(cot_model *m, uint64_t bytes, cot_error *err) {
     b->asked = true;
     cot_status s = share_out(m, err);
     if (s != COT_OK) b->memory = before, b->asked = asked;
+    b->most = b->memory;
     pthread_mutex_unlock(&b->lock);
     return s;
 }
 
-cot_status cot__model_check(const cot_model *m, cot_error *err) { return cot__store_check(m->store, err); }
+/* Memory that others need, or a control group's limit that was lowered: experts make way before something is
+ * killed; when it is over, the cache may grow again. Looked at once a second. */
+static void feel_pressure(const cot_model *m) {
+    cot__budget *b = m->budget;
+    pthread_mutex_lock(&b->lock);
+    double now = cot__now();
+    if (now - b->looked >= 1 && b->memory) {
+        uint64_t free_now = cot__memory_available(NULL), need = least(m), to = b->memory;
+        b->looked = now;
+        if (free_now && free_now < LOW) { /* less than it has now, whatever it may have */
+            uint64_t now_has = cot__memory_resident(), less = LOW - free_now;
+            if (now_has && now_has < to) to = now_has;
+            to = to > need + less ? to - less : need;
+        } else if (free_now > 4ull * LOW && to < b->most) to = b->most - to > LOW ? to + LOW : b->most;
+        if (to != b->memory && to >= need) {
+            cot__log(COT_LOG_INFO, "memory: the budget is now %llu MiB, %llu MiB are free",
+                     (unsigned long long)(to / MIB), (unsigned long long)(free_now / MIB));
+            b->memory = to;
+            (void)share_out(m, NULL);
+        }
+    }
+    pthread_mutex_unlock(&b->lock);
+}
+
+cot_status cot__model_check(const cot_model *m, cot_error *err) {
+    if (cot__store_smallest(m->store)) feel_pressure(m);
+    return cot__store_check(m->store, err);
+}
 
 static const char *residency_name(cot_residency r) {
     static const char *const names[] = {"auto", "mmap", "memory", "stream", "ring", "sim"};

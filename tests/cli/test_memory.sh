@@ -44,4 +44,18 @@ refused 1 'is none of lru' replay "$dir/trace" --retention best
 refused 1 'cannot open' replay "$dir/none"
 refused 1 'cannot create' bench $model -p 1 -n 1 -r 1 --trace "$dir/none/trace"
 "$coterie" bench $model -p 8 -n 4 -r 1 --residency stream --stats 2>&1 | grep -q '^ *1 .*[0-9]' || complain "no table by layer"
+# A file that is cut while it is mapped ends the command with a message; streamed, too.
+for residency in mmap stream; do
+    cp tests/golden/noise/model.gguf "$dir/cut.gguf"
+    set +e
+    "$coterie" bench "$dir/cut.gguf" -p 0 -n 1000000 -r 1 --residency $residency >"$dir/out" 2>&1 &
+    pid=$!
+    sleep 4 # the machine is measured first
+    : >"$dir/cut.gguf"
+    wait $pid
+    got=$?
+    set -e
+    [ $got = 1 ] || complain "a cut file, $residency: exit code $got"
+    grep -q -e 'cut.gguf: .*cut while\|cut.gguf: was changed' "$dir/out" || complain "a cut file, $residency: $(cat "$dir/out")"
+done
 [ $failures = 0 ]

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -313,6 +314,69 @@ static void the_budget_may_change_while_running(void **state) {
     free(want);
 }
 
+/* A control group that leaves nothing: the cache shrinks to the smallest, and grows again afterwards. */
+static char root[80];
+
+static void group(const char *usage) {
+    char file[200];
+    static const char *const names[] = {"proc", "proc/self", "sys", "sys/fs", "sys/fs/cgroup"};
+    mkdir(root, 0755);
+    for (int i = 0; i < 5; i++) {
+        snprintf(file, sizeof file, "%s/%s", root, names[i]);
+        mkdir(file, 0755);
+    }
+    const char *const put[][2] = {{"proc/self/cgroup", "0::/\n"},
+                                  {"sys/fs/cgroup/memory.max", "8000000000\n"},
+                                  {"sys/fs/cgroup/memory.current", usage}};
+    for (int i = 0; i < 3; i++) {
+        snprintf(file, sizeof file, "%s/%s", root, put[i][0]);
+        FILE *f = fopen(file, "w");
+        assert_non_null(f);
+        fputs(put[i][1], f);
+        fclose(f);
+    }
+}
+
+static uint64_t seen_memory[TOKENS], seen_least;
+
+static void press(cot_model *m, int step) {
+    cot_residency_info i = {.struct_size = sizeof i};
+    cot_error err;
+    OK(cot_model_get_residency(m, -1, &i, &err));
+    seen_memory[step] = i.memory;
+    seen_least = i.smallest;
+    if (step == 2) group("7999000000\n");
+    if (step == 4) group("1000000000\n");
+    if (step >= 2 && step < 6) usleep(1100000);
+}
+
+static void pressure_shrinks_the_cache(void **state) {
+    (void)state;
+    cot_model_options mo;
+    cot_session_options so;
+    cot_error err = {0};
+    cot_status st;
+    float *want = mapped();
+    snprintf(root, sizeof root, "%s.root", path);
+    group("1000000000\n");
+    cot__memory_root = root;
+    options(&mo, &so);
+    mo.residency = COT_RESIDENCY_STREAM;
+    float *have = run(&mo, press, &err, &st);
+    cot__memory_root = "";
+    if (!have) fail_msg("%s", err.message);
+    assert_memory_equal(have, want, (size_t)TOKENS * VOCAB * sizeof *have);
+    assert_true(seen_memory[1] > 4000000000ull); /* what the group left */
+    assert_true(seen_memory[4] <= 100 * MIB || OWN_MEMORY);
+    assert_true(seen_memory[7] > seen_memory[4]);
+    assert_true(seen_memory[4] >= seen_least);
+    char command[160];
+    snprintf(command, sizeof command, "rm -r '%s'", root);
+    assert_int_equal(system(command), 0);
+    free(have);
+    free(want);
+}
+
 /* Written to while it runs: an error at the next call, and the sequence is what it was. */
 static void spoil(cot_model *m, int step) {
     (void)m;
@@ -347,6 +411,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_budget_is_kept),
         cmocka_unit_test(what_cannot_fit_is_refused),
         cmocka_unit_test(the_budget_may_change_while_running),
+        cmocka_unit_test(pressure_shrinks_the_cache),
         cmocka_unit_test(a_changed_file_ends_the_run),
     };
     return cmocka_run_group_tests(tests, make, drop);
