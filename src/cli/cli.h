@@ -104,5 +104,6 @@ int cmd_bench(int, char **);
 int cmd_convert(int, char **);
 int cmd_replay(int, char **);
 int cmd_pack(int, char **);
+int cmd_plan(int, char **);
 
 #endif

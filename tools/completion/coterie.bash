@@ -6,7 +6,7 @@ _coterie() {
     local sampling="--temp --top-k --top-p --min-p --typical --repeat-penalty --frequency-penalty --presence-penalty --logit-bias --seed --stop"
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W "run chat logits tokenize detokenize eval inspect bench convert pack replay help --help --version" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "run chat logits tokenize detokenize eval inspect bench convert pack plan replay help --help --version" -- "$cur")
         return
     fi
     case $prev in
@@ -31,6 +31,7 @@ _coterie() {
         bench) words="$common -p -n -r --batch --depth --seed --ctx --kv --act --experts --machine --memory --residency --retention --predict --trace --stats" ;;
         convert) words="$common --type --type-experts --type-attention --type-head --split-experts --experts-used --pre" ;;
         pack) words="$common" ;;
+        plan) words="$common --memory --prompt --batch --ctx --kv --measure" ;;
         replay) words="$common --retention --predict --capacity --ahead --control --seed" ;;
         *) words="--help" ;;
         esac

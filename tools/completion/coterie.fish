@@ -1,5 +1,5 @@
 # Completion of coterie(1) for fish. The same words stand in coterie.bash and _coterie (zsh).
-set -l commands run chat logits tokenize detokenize eval inspect bench convert pack replay help
+set -l commands run chat logits tokenize detokenize eval inspect bench convert pack plan replay help
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -f
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a run -d 'write text after a prompt'
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a chat -d 'talk to a model'
@@ -11,6 +11,7 @@ complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a inspect -d
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a bench -d 'measure speed'
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a convert -d 'change the format of a model'
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a pack -d 'lay a model out for streaming'
+complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a plan -d 'say how fast a model will be'
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a replay -d 'try cache policies on recorded routing'
 complete -c coterie -n "not __fish_seen_subcommand_from $commands" -a help -d 'show help'
 complete -c coterie -n "__fish_seen_subcommand_from $commands" -l model -s m -r -F -d 'GGUF file or Hugging Face folder'
@@ -66,3 +67,9 @@ complete -c coterie -n '__fish_seen_subcommand_from replay' -l capacity -x -d 'p
 complete -c coterie -n '__fish_seen_subcommand_from replay' -l ahead -x -d 'experts read for a prediction'
 complete -c coterie -n '__fish_seen_subcommand_from replay' -l control -x -a 'none shuffle uniform' -d 'control'
 complete -c coterie -n '__fish_seen_subcommand_from replay' -l seed -x -d 'seed of the controls'
+complete -c coterie -n '__fish_seen_subcommand_from plan' -l memory -x -d 'most memory'
+complete -c coterie -n '__fish_seen_subcommand_from plan' -l prompt -x -d 'tokens of a prompt'
+complete -c coterie -n '__fish_seen_subcommand_from plan' -l batch -x -d 'sequences'
+complete -c coterie -n '__fish_seen_subcommand_from plan' -l ctx -x -d 'context length'
+complete -c coterie -n '__fish_seen_subcommand_from plan' -l kv -x -a 'f16 f32 q8_0' -d 'type of the cache'
+complete -c coterie -n '__fish_seen_subcommand_from plan' -l measure -d 'run the model'
