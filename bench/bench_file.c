@@ -3,10 +3,15 @@
  * chosen almost uniformly.
  *
  *     bench_file SHAPE OUT.gguf [--type T] [--layers N] [--experts N] [--used N] [--width N] [--seed S]
+ *                [--attention X]
  *
  * SHAPE: 7b (16 layers, width 2048, 16 heads, 64 experts of 1024, top 8: 7B parameters, 1.3B active) or 30b
  * (48 layers, width 2048, 32/4 heads of 128, 128 experts of 768, top 8: 30B, 3B active). T: q4_k (output in
- * Q6_K), mxfp4 (attention and output in Q8_0), q8_0, bf16, f16. --width: of an expert. No tokenizer. */
+ * Q6_K), mxfp4 (attention and output in Q8_0), q8_0, bf16, f16. --width: of an expert. No tokenizer.
+ *
+ * With the weights of norms at 1, attention outweighs the embedding, neighbouring tokens look alike and
+ * choose the same experts. --attention 0.02 (the weight of attention's norms) makes choices independent: the
+ * worst case of a cache. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,7 +38,8 @@ typedef struct file {
     shape s;
     cot_type type, wide, head; /* experts; attention; output */
     uint64_t seed, at;
-    bool writing; /* first pass: names and sizes; second: bytes */
+    float attention; /* weight of attention's norms */
+    bool writing;    /* first pass: names and sizes; second: bytes */
     void *pool[64];
     cot_error err;
 } file;
@@ -75,7 +81,7 @@ static void tensor(file *f, const char *name, cot_type type, int64_t in, int64_t
     if (n == 1) { /* a norm's weights */
         float *one = malloc(left);
         if (!one) exit(1);
-        for (int64_t i = 0; i < in; i++) one[i] = 1;
+        for (int64_t i = 0; i < in; i++) one[i] = strstr(name, "attn_norm") ? f->attention : 1;
         if (cot__gguf_writer_data(f->w, one, left, &f->err) != COT_OK) die(f);
         free(one);
         return;
@@ -141,7 +147,7 @@ static void keys(file *f) {
 }
 
 int main(int argc, char **argv) {
-    file f = {.type = COT_Q4_K, .seed = 1};
+    file f = {.type = COT_Q4_K, .seed = 1, .attention = 1};
     for (size_t i = 0; argc > 2 && i < sizeof shapes / sizeof *shapes; i++)
         if (strcmp(shapes[i].name, argv[1]) == 0) f.s = shapes[i];
     bool good = f.s.name != NULL && argc % 2 == 1;
@@ -152,6 +158,7 @@ int main(int argc, char **argv) {
         else if (strcmp(argv[i], "--experts") == 0) f.s.experts = v;
         else if (strcmp(argv[i], "--used") == 0) f.s.used = v;
         else if (strcmp(argv[i], "--width") == 0) f.s.width = v;
+        else if (strcmp(argv[i], "--attention") == 0) f.attention = strtof(argv[i + 1], NULL);
         else if (strcmp(argv[i], "--seed") == 0) f.seed = (uint64_t)v;
         else good = false;
     }
@@ -161,7 +168,7 @@ int main(int argc, char **argv) {
     if (!good) {
         fprintf(
             stderr,
-            "usage: bench_file 7b|30b OUT.gguf [--type T] [--layers N] [--experts N] [--used N] [--width N] [--seed S]\n");
+            "usage: bench_file 7b|30b OUT.gguf [--type T] [--layers N] [--experts N] [--used N] [--width N] [--seed S] [--attention X]\n");
         return 2;
     }
     f.wide = f.type == COT_MXFP4 ? COT_Q8_0 : f.type;

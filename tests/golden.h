@@ -104,6 +104,10 @@ typedef struct golden_run {
     cot_type kv;
     int threads, experts_used;
     golden_way way;
+    cot_residency residency;
+    const char *retention, *predict;
+    double share; /* of all experts in the cache beyond the smallest budget, 0…1; −1: the budget is not set */
+    cot_residency_info *info; /* gets the figures, or NULL */
 } golden_run;
 
 typedef struct golden_rows {
@@ -132,6 +136,9 @@ static inline float *golden_logits(const golden_run *r, const int32_t *ids, int 
     cot_model_defaults(&mo);
     cot_session_defaults(&so);
     mo.arch_file = r->arch_file;
+    mo.residency = r->residency;
+    mo.retention = r->retention;
+    mo.predict = r->predict;
     so.n_threads = r->threads ? r->threads : 1;
     so.kv_type = r->kv;
     so.activation = r->act;
@@ -143,6 +150,12 @@ static inline float *golden_logits(const golden_run *r, const int32_t *ids, int 
     assert_non_null(out);
     golden_rows take = {out, n_vocab, 0, r->way == GOLDEN_BATCHED, rows};
     cot_status st = cot_session_create(&s, m, &so, err);
+    if (st == COT_OK && r->residency >= COT_RESIDENCY_STREAM && r->share >= 0) {
+        cot_residency_info i = {.struct_size = sizeof i};
+        st = cot_model_get_residency(m, -1, &i, err);
+        if (st == COT_OK)
+            st = cot_model_set_memory(m, i.smallest + (uint64_t)(r->share * (double)i.expert_total), err);
+    }
     int step = 1;
     for (int i = 0; st == COT_OK && i < n; i += step) {
         step = r->way == GOLDEN_STEPS ? 1 : r->way == GOLDEN_CHUNKS ? (i ? step + 1 : 1) : n;
@@ -154,6 +167,7 @@ static inline float *golden_logits(const golden_run *r, const int32_t *ids, int 
             rows[k++] = (cot_row){ids[i + j], r->way == GOLDEN_BATCHED, COT_ROLE_PROMPT, true};
         st = cot_forward(s, rows, (size_t)k, golden_take, &take, err);
     }
+    if (st == COT_OK && r->info) st = cot_model_get_residency(m, -1, r->info, err);
     cot_session_free(&s);
     cot_model_close(&m);
     if (st == COT_OK && take.at == (size_t)n) return out;

@@ -34,6 +34,12 @@ COT_API void cot_convert_defaults(cot_convert_options *options);
 COT_API cot_status cot_convert(const char *in, const char *out, const cot_convert_options *options,
                                cot_error *err);
 
+/* Writes a GGUF file whose experts lie in one page-aligned piece each, so that streaming reads an expert at
+ * once; no value changes. `in`: a GGUF file or the first of a split. progress: "pack", in bytes; may be NULL.
+ */
+COT_API cot_status cot_pack(const char *in, const char *out, cot_progress_fn *progress, void *user,
+                            cot_error *err);
+
 #ifdef __cplusplus
 }
 #endif

@@ -12,10 +12,16 @@ extern "C" {
 /* An open model: immutable, may be shared by sessions in any threads. */
 typedef struct cot_model cot_model;
 
+/* Where the weights are. It changes speed, never a bit of a result. Everything but MMAP and MEMORY streams:
+ * what is not an expert is read once, experts come and go in a cache of limited size. */
 typedef enum cot_residency {
-    COT_RESIDENCY_AUTO,   /* mmap */
-    COT_RESIDENCY_MMAP,   /* the file is mapped: ready at once, pages come as they are used */
+    COT_RESIDENCY_AUTO,   /* mmap where everything fits into the memory that there is, else stream */
+    COT_RESIDENCY_MMAP,   /* the file is mapped: ready at once, pages come as they are used. A file that is
+                             cut while it is mapped ends the process with SIGBUS */
     COT_RESIDENCY_MEMORY, /* everything is read into memory while opening */
+    COT_RESIDENCY_STREAM, /* direct reads of the experts that routers choose */
+    COT_RESIDENCY_RING,   /* as STREAM, whole layers read ahead in order: for large batches */
+    COT_RESIDENCY_SIM,    /* as STREAM, from a simulated disk: for tests */
 } cot_residency;
 
 typedef struct cot_model_options {
@@ -24,6 +30,17 @@ typedef struct cot_model_options {
     cot_residency residency;
     cot_progress_fn *progress; /* may be NULL */
     void *progress_user;
+    /* Most bytes that this process may have resident, mapped files included: weights, cached experts, KV,
+     * buffers and what the program has already. 0: as much as the machine and its control groups have free
+     * when the model is opened, less a reserve. A session that cannot keep
+     * to it is refused (COT_LIMIT) with the smallest budget that would do; a streaming model reads its
+     * resident weights at the first session, once they are known to fit. */
+    uint64_t memory;
+    const char *retention; /* which expert goes first: lru, lfu, decay, layer, demand; NULL: decay */
+    const char *predict;   /* what is read ahead of the routers: none, last, popularity, token, transition,
+                              gate;   NULL: gate */
+    double sim_latency;    /* SIM: seconds of a read, bytes a second; 0: 100 µs, 1 GB/s */
+    double sim_bandwidth;
 } cot_model_options;
 
 COT_API void cot_model_defaults(cot_model_options *options);
@@ -65,6 +82,30 @@ COT_API cot_status cot_model_tensor(const cot_model *model, size_t index, cot_te
 
 /* The filled description as JSON: parameters and the steps of each layer. Freed by cot_free. */
 COT_API cot_status cot_model_describe(const cot_model *model, char **json, cot_error *err);
+
+/* ---- residency ---- */
+
+/* Sets another budget while the model is in use; experts beyond it go as soon as nobody computes with them.
+ * COT_LIMIT, changing nothing, when it is too small for the model and its sessions; only streaming models can
+ * change. */
+COT_API cot_status cot_model_set_memory(cot_model *model, uint64_t bytes, cot_error *err);
+
+/* How the weights are held and what that has cost since the model was opened. layer −1: all layers; else one
+ * layer's routed experts (its counts, bytes and waiting alone). */
+typedef struct cot_residency_info {
+    size_t struct_size;
+    const char *residency, *retention, *predict,
+        *io;                   /* io: "io_uring", "threads", "simulated"; "" when not streaming */
+    uint64_t memory, smallest; /* the budget; the smallest that would do now */
+    uint64_t fixed_bytes, expert_bytes, expert_capacity, expert_total;
+    uint64_t acquired, hits, misses; /* experts */
+    uint64_t hinted, hinted_used;    /* experts read for a prediction; those of them that were then chosen */
+    uint64_t bytes_read;             /* of experts; without those read while opening */
+    double stall_read, stall_slot;   /* seconds that computation waited: for reads, for room */
+    double disk_busy;                /* seconds with reads in flight */
+} cot_residency_info;
+COT_API cot_status cot_model_get_residency(const cot_model *model, int32_t layer, cot_residency_info *info,
+                                           cot_error *err);
 
 /* ---- text ---- */
 

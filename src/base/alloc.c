@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/error.h"
 
@@ -70,6 +71,32 @@ void *cot__alloc_aligned(size_t alignment, size_t bytes) {
 void cot__free(void *p) {
     if (p) atomic_fetch_sub_explicit(&live, 1, memory_order_relaxed);
     free(p);
+}
+
+/* Large pieces begin where a huge page may, so that the kernel can use some. */
+static void *map_pages(size_t bytes) {
+    enum { HUGE = 2 << 20 };
+    size_t more = bytes >= HUGE ? HUGE : 0, before;
+    char *p =
+        mmap(NULL, bytes + more, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED || !more) return p;
+    before = (HUGE - (uintptr_t)p % HUGE) % HUGE;
+    if (before) munmap(p, before);
+    if (more > before) munmap(p + before + ((bytes + 4095) & ~(size_t)4095), more - before);
+    (void)madvise(p + before, bytes, MADV_HUGEPAGE);
+    return p + before;
+}
+
+void *cot__pages_alloc(size_t bytes) {
+    if (cot__fault_hit(COT__FAULT_ALLOC)) return NULL;
+    void *p = map_pages(bytes ? bytes : 1);
+    return count(p == MAP_FAILED ? NULL : p);
+}
+
+void cot__pages_free(void *p, size_t bytes) {
+    if (!p) return;
+    atomic_fetch_sub_explicit(&live, 1, memory_order_relaxed);
+    munmap(p, bytes ? bytes : 1);
 }
 
 char *cot__strndup(const char *s, size_t n) {

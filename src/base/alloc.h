@@ -11,7 +11,11 @@ void *cot__alloc_array(size_t count, size_t size);            /* overflow-checke
 void *cot__realloc_array(void *p, size_t count, size_t size); /* on failure p stays valid */
 void *cot__alloc_aligned(size_t alignment, size_t bytes);     /* power of two; freed by cot__free */
 void cot__free(void *p);                                      /* NULL is allowed */
-size_t cot__alloc_live(void);                                 /* blocks not freed yet, for leak tests */
+/* Whole pages straight from the system, and back to it at once: what is freed no longer counts as resident.
+ * bytes is rounded up to pages; the same value frees. */
+void *cot__pages_alloc(size_t bytes);
+void cot__pages_free(void *p, size_t bytes); /* NULL is allowed */
+size_t cot__alloc_live(void);                /* blocks not freed yet, for leak tests */
 char *cot__strdup(const char *s);
 char *cot__strndup(const char *s, size_t n); /* n bytes, terminated; embedded NULs kept */
 
@@ -31,6 +35,8 @@ typedef enum cot__fault_kind {
     COT__FAULT_READ,
     COT__FAULT_WRITE,
     COT__FAULT_THREAD,
+    COT__FAULT_SHORT, /* a read that gives half of what was asked for */
+    COT__FAULT_URING, /* setting up io_uring */
     COT__FAULT_KINDS
 } cot__fault_kind;
 void cot__fault_set(cot__fault_kind kind, uint64_t nth);

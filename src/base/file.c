@@ -21,13 +21,17 @@ struct cot__file {
     uint64_t size;
     char *path;
     void *map;
-    pthread_mutex_t lock; /* guards map */
+    pthread_mutex_t lock; /* guards map, and the opening of direct */
+    atomic_int direct;    /* descriptor; −2: not asked for yet, −1: refused */
+    int direct_owned;     /* what close must close, also after a refusal; −1: none */
+    struct stat seen;     /* when it was opened */
 };
 
 cot_status cot__file_open(cot__file **out, const char *path, cot_error *err) {
     cot__file *f = cot__alloc_zero(1, sizeof *f);
     if (!f) return cot__fail_memory(err, sizeof *f);
-    f->fd = -1;
+    f->fd = f->direct_owned = -1;
+    atomic_init(&f->direct, -2);
     pthread_mutex_init(&f->lock, NULL);
     f->path = cot__strdup(path);
     if (!f->path) {
@@ -49,7 +53,10 @@ cot_status cot__file_open(cot__file **out, const char *path, cot_error *err) {
         cot__file_close(&f);
         return cot__fail(err, COT_ARGUMENT, path, NULL, "is not a regular file");
     }
+    /* Nothing to wait for from here on; io_uring would take the flag as "only what is cached". */
+    (void)fcntl(f->fd, F_SETFL, fcntl(f->fd, F_GETFL) & ~O_NONBLOCK);
     f->size = (uint64_t)st.st_size;
+    f->seen = st;
     *out = f;
     return COT_OK;
 }
@@ -58,6 +65,7 @@ void cot__file_close(cot__file **file) {
     if (!file || !*file) return;
     cot__file *f = *file;
     if (f->map) munmap(f->map, f->size);
+    if (f->direct_owned >= 0) close(f->direct_owned);
     if (f->fd >= 0) close(f->fd);
     pthread_mutex_destroy(&f->lock);
     cot__free(f->path);
@@ -91,6 +99,49 @@ cot_status cot__file_read(cot__file *f, uint64_t offset, void *dst, size_t n, co
         offset += (uint64_t)got;
     }
     return COT_OK;
+}
+
+static bool same_file(const struct stat *a, const struct stat *b) {
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
+           a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
+}
+
+bool cot__file_unchanged(const cot__file *f) {
+    struct stat now;
+    return fstat(f->fd, &now) == 0 && same_file(&now, &f->seen);
+}
+
+/* By the descriptor, so that it is this file whatever its name leads to by now; by the name where /proc is
+ * not mounted, and then compared. */
+static int open_direct(const cot__file *f) {
+    char link[40];
+    struct stat st;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", f->fd);
+    int fd = open(link, O_RDONLY | O_DIRECT | O_CLOEXEC);
+    if (fd < 0) fd = open(f->path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+    if (fd >= 0 && (fstat(fd, &st) != 0 || !same_file(&st, &f->seen))) {
+        close(fd);
+        fd = -1;
+    }
+    return fd;
+}
+
+int cot__file_direct_fd(cot__file *f) {
+    int fd = atomic_load_explicit(&f->direct, memory_order_acquire);
+    if (fd != -2) return fd;
+    pthread_mutex_lock(&f->lock);
+    if ((fd = atomic_load(&f->direct)) == -2) {
+        fd = f->direct_owned = open_direct(f);
+        atomic_store_explicit(&f->direct, fd, memory_order_release);
+    }
+    pthread_mutex_unlock(&f->lock);
+    return fd;
+}
+
+void cot__file_no_direct(cot__file *f) { atomic_store(&f->direct, -1); }
+
+void cot__file_drop(cot__file *f, uint64_t offset, uint64_t n) {
+    (void)posix_fadvise(f->fd, (off_t)offset, (off_t)n, POSIX_FADV_DONTNEED);
 }
 
 cot_status cot__file_map(cot__file *f, const void **out, cot_error *err) {

@@ -14,6 +14,16 @@ uint64_t cot__file_size(const cot__file *file);
 int cot__file_fd(const cot__file *file);
 /* Reads exactly n bytes at offset; a short read is an error that names the file and the offset. */
 cot_status cot__file_read(cot__file *file, uint64_t offset, void *dst, size_t n, cot_error *err);
+/* A descriptor of the same file for direct reads (past the page cache), opened at the first call and owned by
+ * the file; −1 where the file system refuses. cot__file_no_direct says that a direct read was refused after
+ * all: from then on −1. */
+int cot__file_direct_fd(cot__file *file);
+void cot__file_no_direct(cot__file *file);
+/* Tells the system that these pages of its cache are not wanted any more. */
+void cot__file_drop(cot__file *file, uint64_t offset, uint64_t n);
+/* Whether the open file is still what was opened: same device, inode, size and time of change of its bytes.
+ * (Renaming or unlinking it is no change.) */
+bool cot__file_unchanged(const cot__file *file);
 /* Maps the whole file read-only (once; later calls return the same). Lives until close. */
 cot_status cot__file_map(cot__file *file, const void **out, cot_error *err);
 

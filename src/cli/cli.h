@@ -14,8 +14,8 @@ typedef struct cli_option {
     const char *name;
     char letter;
     const char *value, *help;
-    enum { CLI_TEXT, CLI_FLAG, CLI_INT, CLI_FLOAT, CLI_U64, CLI_KV, CLI_ACT, CLI_LIST } kind;
-    void *to; /* const char *, bool, int32_t, float, uint64_t, cot_type, cot_activation, cli_list */
+    enum { CLI_TEXT, CLI_FLAG, CLI_INT, CLI_FLOAT, CLI_U64, CLI_KV, CLI_ACT, CLI_LIST, CLI_SIZE } kind;
+    void *to; /* const char *, bool, int32_t, float, uint64_t, cot_type, cot_activation, cli_list, uint64_t */
 } cli_option;
 
 typedef struct cli_list {
@@ -27,7 +27,9 @@ typedef struct cli_list {
 typedef struct cli_common {
     const char *model, *arch;
     int32_t threads;
-    bool json, quiet, verbose, help;
+    bool json, quiet, verbose, help, stats;
+    uint64_t memory; /* 0: not given */
+    const char *residency, *retention, *predict, *trace;
 } cli_common;
 
 typedef struct cli_command {
@@ -59,6 +61,33 @@ bool cli_ids(const char *text, int32_t **ids, size_t *n);
 /* A whole file, or standard input for "-"; freed by free. */
 bool cli_read(const char *path, char **text, size_t *n);
 
+/* Options of commands that compute: where the weights are (memory.c). */
+#define CLI_MEMORY(c)                                                                                          \
+    {"memory", 0,          "SIZE", "most memory for everything, such as 8GiB (default: what is free)",         \
+     CLI_SIZE, &(c).memory},                                                                                   \
+        {"residency", 0, "WHERE", "weights: auto, memory, mmap, stream, ring, sim", CLI_TEXT, &(c).residency}, \
+        {"retention",   0, "NAME", "which expert leaves the cache: lru, lfu, decay, layer, demand", CLI_TEXT,  \
+         &(c).retention},                                                                                      \
+        {"predict", 0,           "NAME", "read ahead: none, last, popularity, token, transition, gate",        \
+         CLI_TEXT,  &(c).predict},                                                                             \
+        {"trace", 0, "FILE", "record what routers choose, for coterie replay", CLI_TEXT, &(c).trace}, {        \
+        "stats", 0, NULL, "a table of the experts' cache by layer", CLI_FLAG, &(c).stats                       \
+    }
+/* Fills the model's options; −1, or an exit code after a message. */
+int cli_memory_options(const cli_common *c, cot_model_options *o);
+/* What streaming cost between two moments, over so many tokens and seconds. Nothing where nothing streams. */
+void cli_memory_line(const cot_residency_info *before, const cot_residency_info *after, double tokens,
+                     double seconds);
+/* The same as members of a JSON object, with a comma before. */
+void cli_memory_json(const cot_residency_info *before, const cot_residency_info *after, double tokens,
+                     double seconds);
+void cli_memory_table(const cot_model *m);
+cot_residency_info cli_residency(const cot_model *m);
+
+/* --trace: records the session's routing until the end; false after a message. */
+bool cli_trace_start(const cli_common *c, cot_session *s);
+bool cli_trace_end(void);
+
 /* JSON out. */
 void cli_json_string(FILE *f, const char *s, size_t n);   /* quoted; bytes that are no UTF-8 become U+FFFD */
 const char *cli_bytes(uint64_t n, char *buf, size_t cap); /* "16.4 GiB" */
@@ -73,5 +102,8 @@ int cmd_eval(int, char **);
 int cmd_inspect(int, char **);
 int cmd_bench(int, char **);
 int cmd_convert(int, char **);
+int cmd_replay(int, char **);
+int cmd_pack(int, char **);
+int cmd_plan(int, char **);
 
 #endif

@@ -18,6 +18,9 @@ typedef struct plan {
 
 typedef struct figures {
     double prefill[MAX_REPS], decode[MAX_REPS];
+    cot_residency_info before_prefill, after_prefill, before_decode,
+        after_decode; /* of the last repetition */
+    double prefill_seconds, decode_seconds;
 } figures;
 
 static int by_value(const void *a, const void *b) {
@@ -52,25 +55,31 @@ static cot_status clear(cot_session *s, const plan *p, cot_error *err) {
     return st;
 }
 
-static cot_status once(cot_session *s, const plan *p, int64_t vocab, int rep, cot_row *rows, double *prefill,
-                       double *decode, cot_error *err) {
+static cot_status once(cot_session *s, const cot_model *m, const plan *p, int64_t vocab, int rep,
+                       cot_row *rows, double *prefill, double *decode, figures *f, cot_error *err) {
     cot_status st = clear(s, p, err);
     if (st == COT_OK && p->prompt) {
         if (p->depth) st = feed(s, p, vocab, rep, 0, p->depth, false, rows, err);
+        f->before_prefill = cli_residency(m);
         double t = cot__now();
         if (st == COT_OK) st = feed(s, p, vocab, rep, p->depth, p->prompt, true, rows, err);
-        *prefill = (double)p->prompt * p->batch / (cot__now() - t);
+        f->prefill_seconds = cot__now() - t;
+        f->after_prefill = cli_residency(m);
+        *prefill = (double)p->prompt * p->batch / f->prefill_seconds;
         if (st == COT_OK) st = clear(s, p, err);
     }
     if (st != COT_OK || !p->generate) return st;
     st = feed(s, p, vocab, rep, 0, p->depth ? p->depth : 1, false, rows, err);
+    f->before_decode = cli_residency(m);
     double t = cot__now();
     for (int32_t i = 0; i < p->generate && st == COT_OK; i++) {
         for (int b = 0; b < p->batch; b++)
             rows[b] = (cot_row){random_token(p, vocab, rep, 1000000 + i, b), b, COT_ROLE_GENERATED, true};
         st = cot_forward(s, rows, (size_t)p->batch, drop, NULL, err);
     }
-    *decode = (double)p->generate * p->batch / (cot__now() - t);
+    f->decode_seconds = cot__now() - t;
+    f->after_decode = cli_residency(m);
+    *decode = (double)p->generate * p->batch / f->decode_seconds;
     return st;
 }
 
@@ -94,11 +103,15 @@ static cot_status measure(const cot_model *m, cot_session_options *so, const pla
     warm.generate = p->generate < 4 ? p->generate : 4;
     warm.depth = 0;
     double x, y;
-    if (st == COT_OK) st = once(s, &warm, info.n_vocab, 1 << 20, rows, &x, &y, err);
+    if (st == COT_OK) st = once(s, m, &warm, info.n_vocab, 1 << 20, rows, &x, &y, f, err);
+    if (st == COT_OK && !cli_trace_start(c, s))
+        st = COT_IO, snprintf(err->message, sizeof err->message, "nothing is recorded");
     for (int r = 0; r < p->reps && st == COT_OK; r++) {
-        st = once(s, p, info.n_vocab, r, rows, &f->prefill[r], &f->decode[r], err);
+        st = once(s, m, p, info.n_vocab, r, rows, &f->prefill[r], &f->decode[r], f, err);
         if (!c->quiet) cli_progress(NULL, "bench", (uint64_t)r + 1, (uint64_t)p->reps);
     }
+    if (!cli_trace_end() && st == COT_OK)
+        st = COT_IO, snprintf(err->message, sizeof err->message, "the record is not complete");
     cot_session_free(&s);
     free(rows);
     return st;
@@ -112,11 +125,11 @@ static double batch_bytes(const cot_model_info *i, int batch) {
     return (double)i->bytes_per_token - expert * k + expert * n * (1 - miss);
 }
 
-static int report(const cot_model *m, const plan *p, figures *f, const cli_common *c, int threads) {
+static int report(const cot_model *m, const plan *p, figures *f, const machine_limits *limits,
+                  const cli_common *c, int threads) {
     cot_model_info i;
-    machine_limits l;
+    machine_limits l = *limits;
     cot_model_get_info(m, &i);
-    machine_measure(&l, threads, false);
     double prefill = p->prompt ? median(f->prefill, p->reps) : 0,
            decode = p->generate ? median(f->decode, p->reps) : 0;
     double bytes = batch_bytes(&i, p->batch), ops = 2.0 * (double)i.params_active;
@@ -124,9 +137,13 @@ static int report(const cot_model *m, const plan *p, figures *f, const cli_commo
     if (c->json) {
         printf(
             "{\"prefill_tps\": %.3f, \"decode_tps\": %.3f, \"prompt\": %d, \"generate\": %d, \"batch\": %d, \"depth\": %d, \"reps\": %d, \"threads\": %d, \"bytes_per_step\": %.0f, \"ops_per_token\": %.0f, "
-            "\"decode_gbs\": %.3f, \"prefill_gops\": %.3f, \"memory_gbs\": %.3f, \"f32_gflops\": %.3f}\n",
+            "\"decode_gbs\": %.3f, \"prefill_gops\": %.3f, \"memory_gbs\": %.3f, \"f32_gflops\": %.3f",
             prefill, decode, p->prompt, p->generate, p->batch, p->depth, p->reps, threads, bytes, ops,
             decode_gbs, prefill_gops, l.memory_gbs, l.gflops);
+        if (p->generate)
+            cli_memory_json(&f->before_decode, &f->after_decode, (double)p->generate * p->batch,
+                            f->decode_seconds);
+        puts("}");
         return EXIT_OK;
     }
     printf("machine, %d threads: memory read %.1f GB/s, arithmetic %.0f GFLOPS (F32)\n", threads,
@@ -135,9 +152,17 @@ static int report(const cot_model *m, const plan *p, figures *f, const cli_commo
         printf("prefill %4d%s: %9.2f tokens/s   %.2f GOP a token, %.0f GOPS, %.0f %% of F32 arithmetic\n",
                p->prompt, p->depth ? " at depth" : "", prefill, ops / 1e9, prefill_gops,
                100 * prefill_gops / l.gflops);
+    if (p->prompt)
+        cli_memory_line(&f->before_prefill, &f->after_prefill, (double)p->prompt * p->batch,
+                        f->prefill_seconds);
     if (p->generate)
         printf("decode  %4d, batch %d: %9.2f tokens/s   %.1f MB a step, %.1f GB/s, %.0f %% of memory read\n",
                p->generate, p->batch, decode, bytes / 1e6, decode_gbs, 100 * decode_gbs / l.memory_gbs);
+    fflush(stdout);
+    if (p->generate)
+        cli_memory_line(&f->before_decode, &f->after_decode, (double)p->generate * p->batch,
+                        f->decode_seconds);
+    if (c->stats) cli_memory_table(m);
     return EXIT_OK;
 }
 
@@ -177,6 +202,7 @@ int cmd_bench(int argc, char **argv) {
         {"seed", 0, "S", "seed of the token ids", CLI_U64, &p.seed},
         {"kv", 0, "TYPE", "number format of the cache: f16, q8_0, f32", CLI_KV, &so.kv_type},
         {"experts", 0, "N", "experts per token in every router", CLI_INT, &so.experts_used},
+        CLI_MEMORY(c),
         {"machine", 0, NULL, "measure the machine alone: memory, arithmetic, and the disk under MODEL",
          CLI_FLAG, &only_machine},
         {0}};
@@ -194,10 +220,12 @@ int cmd_bench(int argc, char **argv) {
     cot_error err = {0};
     figures *f = calloc(1, sizeof *f);
     cli_catch_interrupts();
+    machine_limits l = {0}; /* before the model takes the memory that it may have */
+    if (c.model && f) machine_measure(&l, c.threads ? c.threads : cot__cpu_cores(), false);
     if (!f) code = EXIT_FAILED;
     else if ((code = cli_open(&m, &c)) < 0)
         code = measure(m, &so, &p, &c, f, &err) == COT_OK
-                   ? report(m, &p, f, &c, c.threads ? c.threads : cot__cpu_cores())
+                   ? report(m, &p, f, &l, &c, c.threads ? c.threads : cot__cpu_cores())
                    : cli_fail(&err);
     cot_model_close(&m);
     free(f);

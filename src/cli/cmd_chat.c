@@ -15,7 +15,7 @@ typedef struct talk {
     size_t n_messages, cap;
     char *answer;
     size_t n_answer, cap_answer;
-    bool quiet, json;
+    bool quiet, json, stats;
 } talk;
 
 static bool append(char **to, size_t *n, size_t *cap, const char *s, size_t len) {
@@ -93,6 +93,7 @@ static cot_status answer(talk *t, cot_error *err) {
     size_t len = 0, n = 0, start = t->n_messages;
     int32_t *ids = NULL;
     cot_generate_result r = {0};
+    cot_residency_info before = cli_residency(t->m);
     if (!append(&t->messages, &t->n_messages, &t->cap, "]", 1)) return COT_NO_MEMORY;
     cot_status s = cot_chat_render(t->m, t->messages, true, &prompt, &len, err);
     t->messages[t->n_messages = start] = 0;
@@ -104,6 +105,12 @@ static cot_status answer(talk *t, cot_error *err) {
         s = cot_generate(t->session, ids + same, n - same, &t->g, put, t, &r, err);
     }
     if (s == COT_OK) report(t, &r);
+    if (s == COT_OK && !t->quiet && !t->json) {
+        cot_residency_info after = cli_residency(t->m);
+        cli_memory_line(&before, &after, r.prompt_tokens + r.generated_tokens,
+                        r.prompt_seconds + r.generate_seconds);
+        if (t->stats) cli_memory_table(t->m);
+    }
     if (s == COT_OK && !add_message(t, "assistant", t->answer ? t->answer : "", t->n_answer))
         s = COT_NO_MEMORY;
     cot_free(prompt);
@@ -198,6 +205,7 @@ int cmd_chat(int argc, char **argv) {
     const cli_option options[] = {{NULL, 'n', "N", "at most N tokens in an answer", CLI_INT, &t.g.max_tokens},
                                   CLI_SAMPLING(t.g, texts),
                                   CLI_SESSION(so, CLI_POSITIONS),
+                                  CLI_MEMORY(c),
                                   {0}};
     int code = cli_parse("chat", argc, argv, options, &c, words, &n_words);
     if (code >= 0) return code;
@@ -208,6 +216,7 @@ int cmd_chat(int argc, char **argv) {
     t.quiet = c.quiet;
     t.json = c.json;
     t.g.progress = c.quiet ? cli_silent : cli_progress;
+    t.stats = c.stats;
     cli_catch_interrupts();
     if ((code = cli_open(&m, &c)) < 0) {
         t.m = m;
@@ -217,6 +226,7 @@ int cmd_chat(int argc, char **argv) {
         cot_free(none);
         if (s == COT_OK) s = cot_session_create(&t.session, m, &so, &err);
         if (s != COT_OK) code = cli_fail(&err);
+        else if (!cli_trace_start(&c, t.session)) code = EXIT_FAILED;
         else {
             forget(&t);
             if (!c.quiet && isatty(STDIN_FILENO))
@@ -224,6 +234,7 @@ int cmd_chat(int argc, char **argv) {
             code = converse(&t);
         }
     }
+    if (!cli_trace_end() && code == EXIT_OK) code = EXIT_FAILED;
     cot_session_free(&t.session);
     cot_model_close(&m);
     free(t.messages);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/pool.h"
 #include "cli/sampling.h"
 
 typedef struct score {
@@ -69,13 +70,21 @@ static cot_status measure(cot_session *s, const cot_model *m, const int32_t *ids
     return st;
 }
 
-static int report(const score *sc, const cli_common *c) {
+static int report(const score *sc, const cot_model *m, const cot_residency_info *before, double seconds,
+                  const cli_common *c) {
+    cot_residency_info after = cli_residency(m);
     double mean = sc->sum / (double)sc->n, ppl = exp(mean);
     double spread =
         sc->n > 1 ? ppl * sqrt(fmax(sc->sum2 / (double)sc->n - mean * mean, 0) / (double)(sc->n - 1)) : 0;
-    if (c->json)
-        printf("{\"perplexity\": %.6f, \"stderr\": %.6f, \"tokens\": %lld}\n", ppl, spread, (long long)sc->n);
-    else printf("perplexity %.4f +/- %.4f over %lld tokens\n", ppl, spread, (long long)sc->n);
+    if (c->json) {
+        printf("{\"perplexity\": %.6f, \"stderr\": %.6f, \"tokens\": %lld", ppl, spread, (long long)sc->n);
+        cli_memory_json(before, &after, (double)sc->n, seconds);
+        puts("}");
+        return EXIT_OK;
+    }
+    printf("perplexity %.4f +/- %.4f over %lld tokens\n", ppl, spread, (long long)sc->n);
+    if (!c->quiet) cli_memory_line(before, &after, (double)sc->n, seconds);
+    if (c->stats) cli_memory_table(m);
     return EXIT_OK;
 }
 
@@ -96,13 +105,17 @@ static int evaluate(const cot_model *m, cot_session_options *so, const char *tex
             "eval: the text has %zu tokens, one window needs %d; give a longer text or a smaller --ctx",
             count, so->n_ctx);
     if (st == COT_OK && code == EXIT_OK) st = cot_session_create(&s, m, so, &err);
+    if (st == COT_OK && code == EXIT_OK && !cli_trace_start(c, s)) code = EXIT_FAILED;
+    cot_residency_info before = cli_residency(m);
+    double start = cot__now();
     if (st == COT_OK && code == EXIT_OK)
         st = measure(s, m, ids, count, so->n_ctx, stride, c->quiet, &sc, &err);
     if (sc.no_number) {
         fprintf(stderr, "error: %s: the logits are not finite numbers; are the weights damaged?\n", c->model);
         code = EXIT_FAILED;
     } else if (st != COT_OK) code = cli_fail(&err);
-    else if (code == EXIT_OK) code = report(&sc, c);
+    else if (code == EXIT_OK) code = report(&sc, m, &before, cot__now() - start, c);
+    if (!cli_trace_end() && code == EXIT_OK) code = EXIT_FAILED;
     cot_session_free(&s);
     cot_free(ids);
     return code;
@@ -120,6 +133,7 @@ int cmd_eval(int argc, char **argv) {
         {NULL, 'f', "FILE", "the text; - is standard input", CLI_TEXT, &file},
         {"stride", 0, "N", "overlapping windows that advance by N", CLI_INT, &stride},
         CLI_SESSION(so, "positions of a window (default: 512)"),
+        CLI_MEMORY(c),
         {0}};
     int code = cli_parse("eval", argc, argv, options, &c, words, &n_words);
     if (code >= 0) return code;

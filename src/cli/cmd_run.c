@@ -65,8 +65,10 @@ static const char *reason(cot_stop_reason r) {
     return names[r];
 }
 
-static void report(const cot_generate_result *r, const sink *s, const cli_common *c,
-                   const cot_session *session) {
+static void report(const cot_generate_result *r, const sink *s, const cli_common *c, const cot_model *m,
+                   const cot_residency_info *before, const cot_session *session) {
+    cot_residency_info after = cli_residency(m);
+    double tokens = r->prompt_tokens + r->generated_tokens;
     double ps = r->prompt_seconds, gs = r->generate_seconds;
     if (c->json) {
         fputs("{\"text\": ", stdout);
@@ -74,8 +76,10 @@ static void report(const cot_generate_result *r, const sink *s, const cli_common
         fputs(", \"tokens\": [", stdout);
         for (size_t i = 0; i < s->n_ids; i++) printf("%s%d", i ? ", " : "", s->ids[i]);
         printf(
-            "], \"prompt_tokens\": %d, \"prompt_ms\": %.3f, \"generated_tokens\": %d, \"generate_ms\": %.3f, \"stop\": \"%s\"}\n",
+            "], \"prompt_tokens\": %d, \"prompt_ms\": %.3f, \"generated_tokens\": %d, \"generate_ms\": %.3f, \"stop\": \"%s\"",
             r->prompt_tokens, ps * 1e3, r->generated_tokens, gs * 1e3, reason(r->stop));
+        cli_memory_json(before, &after, tokens, ps + gs);
+        puts("}");
         return;
     }
     putchar('\n');
@@ -89,6 +93,8 @@ static void report(const cot_generate_result *r, const sink *s, const cli_common
             "prompt %d tokens in %.2f s (%.1f/s), generated %d in %.2f s (%.1f/s), %d threads, stopped by %s\n",
             r->prompt_tokens, ps, ps > 0 ? r->prompt_tokens / ps : 0, r->generated_tokens, gs,
             gs > 0 ? r->generated_tokens / gs : 0, cot_session_threads(session), reason(r->stop));
+    if (!c->quiet) cli_memory_line(before, &after, tokens, ps + gs);
+    if (c->stats) cli_memory_table(m);
 }
 
 /* The prompt's ids: plain text, in which special tokens stay text, or one user message in the chat template,
@@ -129,13 +135,16 @@ static int generate(const cot_model *m, cot_session_options *so, const cot_gener
         if (ids && bos >= 0) ids[count++] = bos;
     }
     if (st == COT_OK) st = cot_session_create(&session, m, so, &err);
+    cot_residency_info before = cli_residency(m);
+    if (st == COT_OK && !cli_trace_start(c, session)) st = COT_IO;
     if (st == COT_OK) st = cot_generate(session, ids, count, g, put, &s, &r, &err);
     int code = EXIT_OK;
-    if (st != COT_OK) code = cli_fail(&err);
+    if (st != COT_OK) code = err.message[0] ? cli_fail(&err) : EXIT_FAILED;
     else {
-        report(&r, &s, c, session);
+        report(&r, &s, c, m, &before, session);
         if (cli_interrupted) code = EXIT_INTERRUPTED;
     }
+    if (!cli_trace_end() && code == EXIT_OK) code = EXIT_FAILED;
     cot_session_free(&session);
     cot_free(ids);
     free(s.text);
@@ -165,6 +174,7 @@ int cmd_run(int argc, char **argv) {
         {"length-penalty", 0, "X", "exponent of the length that a beam's score is divided by", CLI_FLOAT,
          &g.length_penalty},
         CLI_SESSION(so, CLI_POSITIONS),
+        CLI_MEMORY(c),
         {"chat", 0, NULL, "put the prompt into the model's chat template", CLI_FLAG, &chat},
         {0}};
     int code = cli_parse("run", argc, argv, options, &c, words, &n_words);

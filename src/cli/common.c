@@ -22,6 +22,27 @@ void cli_catch_interrupts(void) {
     sigaction(SIGTERM, &a, NULL);
 }
 
+/* A mapped model whose file was cut, or whose disk failed. Nothing but write may be called here. */
+static char mapped_path[512];
+
+static void on_bus_error(int sig) {
+    static const char start[] = "error: ",
+                      end[] = ": was cut while it was mapped, or a page of it cannot be read; "
+                              "--residency stream reports such things without ending\n";
+    (void)sig;
+    if (write(STDERR_FILENO, start, sizeof start - 1) < 0 ||
+        write(STDERR_FILENO, mapped_path, strlen(mapped_path)) < 0 ||
+        write(STDERR_FILENO, end, sizeof end - 1) < 0)
+        _exit(EXIT_FAILED);
+    _exit(EXIT_FAILED);
+}
+
+static void catch_bus_errors(const char *path) {
+    struct sigaction a = {.sa_handler = on_bus_error};
+    snprintf(mapped_path, sizeof mapped_path, "%s", path);
+    sigaction(SIGBUS, &a, NULL);
+}
+
 int cli_fail(const cot_error *err) {
     fprintf(stderr, "error: %s\n",
             err->message[0]         ? err->message
@@ -66,8 +87,11 @@ int cli_open(cot_model **out, const cli_common *c) {
     cot_model_defaults(&o);
     o.arch_file = c->arch;
     o.progress = c->quiet ? cli_silent : cli_progress;
+    int code = cli_memory_options(c, &o);
+    if (code >= 0) return code;
     if (!c->model)
         return cli_usage("no MODEL is given: a GGUF file, the first of a split, or a Hugging Face folder");
+    catch_bus_errors(c->model);
     return cot_model_open(out, c->model, &o, &err) == COT_OK ? -1 : cli_fail(&err);
 }
 

@@ -13,6 +13,9 @@ const cli_command cli_commands[] = {
     {"inspect", "MODEL [--tensors]", "say what a model is and what it will need", cmd_inspect},
     {"bench", "MODEL [options]", "measure speed beside the machine's limits", cmd_bench},
     {"convert", "IN OUT [options]", "change the container or number format of a model", cmd_convert},
+    {"plan", "MODEL [options]", "say where a model's bytes go and how fast it will be", cmd_plan},
+    {"pack", "IN OUT", "lay a model out for streaming", cmd_pack},
+    {"replay", "TRACE [options]", "try policies of the expert cache on recorded routing", cmd_replay},
     {NULL, NULL, NULL, NULL},
 };
 

@@ -60,6 +60,24 @@ static bool number(const char *text, double *out) {
     return end != text && !*end && errno == 0 && !isnan(*out);
 }
 
+/* Bytes, with KiB, MiB, GiB, TiB or KB, MB, GB, TB; a letter alone counts by 1024. */
+static bool size(const char *text, uint64_t *out) {
+    static const char letters[] = "kmgt";
+    char *end;
+    errno = 0;
+    double x = strtod(text, &end), unit = 1;
+    if (end == text || errno || !(x > 0)) return false;
+    const char *letter = *end ? strchr(letters, *end | 32) : NULL;
+    if (letter) {
+        bool decimal = strcasecmp(end + 1, "b") == 0;
+        for (const char *p = letters; p <= letter; p++) unit *= decimal ? 1000 : 1024;
+        if (end[1] && !decimal && strcasecmp(end + 1, "ib") != 0) return false;
+    } else if (*end && strcasecmp(end, "b") != 0) return false;
+    if (x * unit >= 9e18) return false;
+    *out = (uint64_t)(x * unit);
+    return *out > 0;
+}
+
 /* Stores an argument; NULL, or what is wrong with it. */
 static const char *store(const cli_option *o, const char *text) {
     double x;
@@ -79,6 +97,7 @@ static const char *store(const cli_option *o, const char *text) {
         errno = 0;
         *(uint64_t *)o->to = strtoull(text, &end, 10);
         return end == text || *end || errno || text[0] == '-' ? "a whole number of at least 0" : NULL;
+    case CLI_SIZE: return size(text, o->to) ? NULL : "a size such as 8GiB, 512MiB or 12GB";
     case CLI_KV: {
         cot_type t = cot_type_from_name(text);
         if (t != COT_F16 && t != COT_F32 && t != COT_Q8_0) return "f16, q8_0 or f32";

@@ -102,6 +102,38 @@ bool cot__slot_exists(const cot__bind *b, const char *slot, int layer) {
 
 static const char *path_of(const cot__bind *b) { return b->arch->source->path; }
 
+/* The bytes of a tensor, or for one expert's part the address that names them. */
+static cot_status bytes_of(const cot__bind *b, const cot__tensor *x, int expert, const void **p,
+                           cot_error *err) {
+    return expert >= 0 ? cot__store_name(b->store, x, p, err) : cot__store_tensor(b->store, x, p, err);
+}
+
+/* What a recipe makes: at once, or for one expert's part whenever the store has it resident. */
+static cot_status cook(const cot__bind *b, const cot__recipe *r, int expert, const void **out,
+                       cot_error *err) {
+    if (expert >= 0) return cot__store_recipe(b->store, r, out, err);
+    void *p;
+    COT_TRY(cot__store_derived(b->store, r->bytes, &p, err));
+    r->make(r, r->raw, p);
+    *out = p;
+    return COT_OK;
+}
+
+/* Rows p[0], p[0] + p[1], … (p[2] of them) of p[3] blocks each. */
+static void make_mxfp4(const cot__recipe *recipe, const void *const *raw, void *out) {
+    int64_t first = recipe->p[0], step = recipe->p[1], count = recipe->p[2], groups = recipe->p[3];
+    uint8_t *dst = out;
+    for (int64_t r = 0; r < count; r++)
+        for (int64_t g = 0; g < groups; g++, dst += 17) {
+            size_t i = (size_t)((first + r * step) * groups + g);
+            const uint8_t *src = (const uint8_t *)raw[0] + i * 16;
+            uint8_t nib[32];
+            dst[0] = ((const uint8_t *)raw[1])[i];
+            for (int j = 0; j < 16; j++) nib[2 * j] = src[j] & 15, nib[2 * j + 1] = src[j] >> 4;
+            for (int j = 0; j < 16; j++) dst[1 + j] = (uint8_t)(nib[j] | nib[j + 16] << 4);
+        }
+}
+
 /* MXFP4 in two tensors (blocks [.., K/32, 16] with elements 2j, 2j+1 in byte j; scales [.., K/32]) becomes
  * GGUF's blocks: scale first, byte j = elements j and j + 16. Lossless. One expert's rows first, first +
  * step, … */
@@ -115,26 +147,21 @@ static cot_status join_mxfp4(const cot__bind *b, const spelling *s, int expert, 
                          "blocks must be bytes of shape [..., K/32, 16] with scales [..., K/32]");
     if (expert >= n) return cot__fail(err, COT_FORMAT, path_of(b), x->name, "has no expert %d", expert);
     int64_t first = 0, step = 1, count = expert < 0 ? rows * n : rows;
+    size_t from = expert < 0 ? 0 : (size_t)(expert * rows * groups), blocks = (size_t)(count * groups);
     if (which && (expert < 0 || rows % 2))
         return cot__fail(err, COT_FORMAT, path_of(b), x->name, "cannot be cut into gate and up");
     if (which) count /= 2;
     if (which && (strcmp(which, "even") == 0 || strcmp(which, "odd") == 0)) step = 2, first = which[0] == 'o';
     else if (which && strcmp(which, "second") == 0) first = count;
-    const void *pb, *ps;
-    void *out;
-    COT_TRY(cot__store_tensor(b->store, x, &pb, err));
-    COT_TRY(cot__store_tensor(b->store, sc, &ps, err));
-    COT_TRY(cot__store_derived(b->store, (size_t)(count * groups) * 17, &out, err));
-    uint8_t *dst = out;
-    for (int64_t r = 0; r < count; r++)
-        for (int64_t g = 0; g < groups; g++, dst += 17) {
-            size_t i = (size_t)(((expert < 0 ? 0 : expert * rows) + first + r * step) * groups + g);
-            const uint8_t *src = (const uint8_t *)pb + i * 16;
-            uint8_t nib[32];
-            dst[0] = ((const uint8_t *)ps)[i];
-            for (int j = 0; j < 16; j++) nib[2 * j] = src[j] & 15, nib[2 * j + 1] = src[j] >> 4;
-            for (int j = 0; j < 16; j++) dst[1 + j] = (uint8_t)(nib[j] | nib[j + 16] << 4);
-        }
+    const void *pb, *ps, *out;
+    COT_TRY(bytes_of(b, x, expert, &pb, err));
+    COT_TRY(bytes_of(b, sc, expert, &ps, err));
+    cot__recipe r = {.make = make_mxfp4,
+                     .raw = {(const char *)pb + from * 16, (const char *)ps + from},
+                     .raw_bytes = {blocks * 16, blocks},
+                     .bytes = (size_t)(count * groups) * 17,
+                     .p = {first, step, count, groups}};
+    COT_TRY(cook(b, &r, expert, &out, err));
     *v = cot__view_make(out, COT_MXFP4, count, groups * 32);
     return COT_OK;
 }
@@ -172,17 +199,29 @@ static cot_status attach_scales(const cot__bind *b, const cot__tensor *x, cot_vi
     return COT_OK;
 }
 
-static cot_status transpose(const cot__bind *b, const cot__tensor *x, cot_view *v, cot_error *err) {
+/* p[0] rows of p[1] values of p[2] bytes become p[1] rows of p[0]. */
+static void make_transpose(const cot__recipe *recipe, const void *const *raw, void *out) {
+    int64_t rows = recipe->p[0], cols = recipe->p[1];
+    size_t size = (size_t)recipe->p[2];
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < cols; c++)
+            memcpy((char *)out + (size_t)(c * rows + r) * size,
+                   (const char *)raw[0] + (size_t)(r * cols + c) * size, size);
+}
+
+static cot_status transpose(const cot__bind *b, const cot__tensor *x, int expert, cot_view *v,
+                            cot_error *err) {
     const cot__type_info *t = cot__type(v->type);
-    size_t size = (size_t)t->bytes;
     if (t->block != 1)
         return cot__fail(err, COT_UNSUPPORTED, path_of(b), x->name, "%s cannot be transposed", t->name);
-    void *out;
-    COT_TRY(cot__store_derived(b->store, (size_t)(v->rows * v->cols) * size, &out, err));
-    for (int64_t r = 0; r < v->rows; r++)
-        for (int64_t c = 0; c < v->cols; c++)
-            memcpy((char *)out + (size_t)(c * v->rows + r) * size,
-                   (const char *)cot__view_at(v, r) + (size_t)c * size, size);
+    size_t bytes = (size_t)(v->rows * v->cols) * (size_t)t->bytes;
+    cot__recipe r = {.make = make_transpose,
+                     .raw = {v->data},
+                     .raw_bytes = {bytes},
+                     .bytes = bytes,
+                     .p = {v->rows, v->cols, t->bytes}};
+    const void *out;
+    COT_TRY(cook(b, &r, expert, &out, err));
     *v = cot__view_make(out, v->type, v->cols, v->rows);
     return COT_OK;
 }
@@ -281,7 +320,7 @@ static cot_status resolve(const cot__bind *b, const char *slot, int layer, int e
                              "has type %s, which this build does not compute with",
                              cot_type_name(x->raw_type));
         const void *p;
-        COT_TRY(cot__store_tensor(b->store, x, &p, err));
+        COT_TRY(bytes_of(b, x, bias ? -1 : expert, &p, err)); /* biases are small, and stay */
         int64_t rows = 1;
         for (int d = 1; d < x->n_dims; d++) rows *= x->dims[d];
         v = cot__view_make(p, x->type, rows, x->dims[0]);
@@ -299,7 +338,8 @@ static cot_status resolve(const cot__bind *b, const char *slot, int layer, int e
     if (bias) COT_TRY(cut_bias(b, slot, how, layer, &v, err));
     else if (how) {
         const char *which = json_string_value(json_object_get(how, "rows"));
-        if (json_is_true(json_object_get(how, "transpose")) && !s.scales) COT_TRY(transpose(b, x, &v, err));
+        if (json_is_true(json_object_get(how, "transpose")) && !s.scales)
+            COT_TRY(transpose(b, x, expert, &v, err));
         if (which && !s.scales) COT_TRY(take_rows(b, slot, which, &v, err));
         if (json_object_get(how, "split")) COT_TRY(split_rows(b, slot, how, layer, &v, err));
         bool normalize = false;

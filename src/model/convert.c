@@ -166,7 +166,8 @@ static cot_status copy_job(cot__convert *c, const cot__job *job, cot_error *err)
 
 cot_status cot__convert_store(cot__convert *c, cot_error *err) {
     cot__store_free(&c->store);
-    return cot__store_create(&c->store, c->source->tensors, COT__RESIDENCY_MMAP, err);
+    cot__store_options o = {.residency = COT__RESIDENCY_MMAP};
+    return cot__store_create(&c->store, c->source->tensors, &o, err);
 }
 
 cot__job *cot__convert_add(cot__convert *c, cot__job_kind kind, const char *name, cot_error *err) {

@@ -29,6 +29,16 @@ static cot_status rope_tables(cot__forward *f, cot_error *err) {
     return COT_OK;
 }
 
+static cot_status run_moe(cot__forward *f, const cot__step *s, cot__rows *x, float *out, size_t stride,
+                          cot_error *err) {
+    cot__moe_context ctx = f->pass->moe;
+    const cot__step *end = f->m->steps + f->m->n_steps;
+    ctx.predictor = f->m->predictor;
+    for (const cot__step *next = s + 1; ctx.predictor && next < end && !ctx.next; next++)
+        if (next->kind == COT__STEP_MOE) ctx.next = next->moe;
+    return cot__moe_forward(f->ops, s->moe, f->m->store, &ctx, x, out, stride, err);
+}
+
 static cot_status run_step(cot__forward *f, const cot__step *s, cot_error *err) {
     cot__ops *c = f->ops;
     int64_t n = f->pass->n, cols = f->m->n_embd;
@@ -49,9 +59,7 @@ static cot_status run_step(cot__forward *f, const cot__step *s, cot_error *err) 
         cot__arena_rewind(c->arena, mark);
         break;
     }
-    case COT__STEP_MOE:
-        COT_TRY(cot__moe_forward(c, s->moe, f->m->store, &f->pass->moe, &x, out, stride, err));
-        break;
+    case COT__STEP_MOE: COT_TRY(run_moe(f, s, &x, out, stride, err)); break;
     }
     cot__tap(c, f->m->value_name[s->out], s->layer, out, stride, n, cols);
     return COT_OK;
@@ -127,12 +135,8 @@ uint64_t cot__model_scratch(const cot_model *m, int64_t n, int threads) {
             uint64_t d_ff = moe ? 0 : (uint64_t)s->ffn->expert.part[COT__UP].rows,
                      k = moe ? (uint64_t)s->moe->router.k : 1;
             if (moe) {
-                cot__lease lease;
-                int32_t first = 0;
-                if (cot__store_acquire(m->store, s->moe->bank, &first, 1, &lease, NULL) == COT_OK) {
-                    d_ff = (uint64_t)cot__lease_expert(&lease, 0)->part[COT__UP].rows;
-                    cot__store_release(m->store, &lease);
-                }
+                d_ff = (uint64_t)cot__store_shape(m->store, s->moe->bank, 0)->part[COT__UP].rows;
+                if (cot__store_streams(m->store)) need += cot__moe_streamed_scratch(s->moe, rows);
                 if (s->moe->has_shared) k++;
                 need += rows * (uint64_t)s->moe->router.n_experts * 4;
             }

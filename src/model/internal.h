@@ -97,10 +97,26 @@ struct cot_model {
     char *chat_template;
     int32_t *ends; /* ids that end a generation */
     size_t n_ends;
+    cot__predictor *predictor;   /* NULL: none */
+    struct cot__budget *budget;  /* NULL: nothing is limited */
+    cot_residency residency;     /* as settled */
     cot_status tokenizer_status; /* why there is no tokenizer */
     cot_error tokenizer_error;
 };
 
+/* budget.c: the memory budget. reserve keeps a session's bytes free of experts until it is given back; it
+ * fails with the smallest budget that would do. What a streaming model keeps resident is read at the first
+ * reserve: by then it is known to fit. Thread-safe. */
+cot_status cot__model_settle(cot_model *m, const cot_model_options *o, cot__store_options *store,
+                             cot_error *err);
+void cot__model_budget(cot_model *m);
+cot_status cot__model_reserve(const cot_model *m, uint64_t bytes, cot_error *err);
+void cot__model_unreserve(const cot_model *m, uint64_t bytes);
+void cot__model_budget_free(cot_model *m);
+/* The predictor of that name, or the usual one (NULL); nothing where nothing streams. */
+cot_status cot__model_predict(cot_model *m, const char *name, cot_error *err);
+/* Before results of a pass are given out: the files are what they were. */
+cot_status cot__model_check(const cot_model *m, cot_error *err);
 /* build.c: compiles the description of model->arch into steps. */
 cot_status cot__model_build(cot_model *m, cot_error *err);
 /* rope.c */

@@ -24,11 +24,10 @@ cot_status cot_model_open(cot_model **out, const char *path, const cot_model_opt
     cot_status s = cot__arena_create(&m->arena, 1 << 18, 0, err);
     if (s == COT_OK) s = cot__source_open(&m->source, path, err);
     if (s == COT_OK) s = cot__arch_open(&m->arch, m->source, o.arch_file, err);
-    if (s == COT_OK)
-        s = cot__store_create(
-            &m->store, m->source->tensors,
-            o.residency == COT_RESIDENCY_MEMORY ? COT__RESIDENCY_MEMORY : COT__RESIDENCY_MMAP, err);
-    if (s == COT_OK && o.residency == COT_RESIDENCY_MEMORY) {
+    cot__store_options so = {0};
+    if (s == COT_OK) s = cot__model_settle(m, &o, &so, err);
+    if (s == COT_OK) s = cot__store_create(&m->store, m->source->tensors, &so, err);
+    if (s == COT_OK && m->residency == COT_RESIDENCY_MEMORY) {
         const cot__tensor_set *set = m->source->tensors;
         for (size_t i = 0; i < set->n_tensors && s == COT_OK; i++) {
             const void *p;
@@ -39,6 +38,8 @@ cot_status cot_model_open(cot_model **out, const char *path, const cot_model_opt
     }
     if (s == COT_OK) s = cot__model_build(m, err);
     if (s == COT_OK) s = cot__model_load_text(m, err);
+    if (s == COT_OK) s = cot__model_predict(m, o.predict, err);
+    if (s == COT_OK) cot__model_budget(m);
     if (s != COT_OK) cot_model_close(&m);
     else *out = m;
     return s;
@@ -53,6 +54,8 @@ void cot_model_close(cot_model **model) {
     cot__free(m->ends);
     cot__free(m->steps);
     cot__free(m->streams);
+    cot__predictor_free(&m->predictor);
+    cot__model_budget_free(m);
     cot__store_free(&m->store);
     cot__arch_close(&m->arch);
     cot__source_close(&m->source);
@@ -85,8 +88,11 @@ static uint64_t view_bytes(const cot_view *v) {
 static uint64_t view_count(const cot_view *v) { return v->data ? (uint64_t)v->rows * (uint64_t)v->cols : 0; }
 
 static void count_expert(const cot__expert *e, uint64_t *params, uint64_t *bytes) {
-    for (int p = 0; p < COT__PARTS; p++)
-        *params += view_count(&e->part[p]), *bytes += view_bytes(&e->part[p]);
+    for (int p = 0; p < COT__PARTS; p++) { /* absent parts have no rows; streamed ones have no data now */
+        const cot_view *v = &e->part[p];
+        *params += (uint64_t)v->rows * (uint64_t)v->cols;
+        *bytes += v->rows ? (uint64_t)v->rows * cot__row_bytes(v->type, v->cols) : 0;
+    }
 }
 
 /* Experts of all sites: all of them, and those that one token uses. */
@@ -96,12 +102,8 @@ static void count_experts(const cot_model *m, uint64_t *all_params, uint64_t *al
         const cot__step *s = &m->steps[i];
         if (s->kind != COT__STEP_MOE) continue;
         uint64_t params = 0, bytes = 0;
-        for (int32_t e = 0; e < s->moe->router.n_experts; e++) {
-            cot__lease lease;
-            if (cot__store_acquire(m->store, s->moe->bank, &e, 1, &lease, NULL) != COT_OK) return;
-            count_expert(cot__lease_expert(&lease, 0), &params, &bytes);
-            cot__store_release(m->store, &lease);
-        }
+        for (int32_t e = 0; e < s->moe->router.n_experts; e++)
+            count_expert(cot__store_shape(m->store, s->moe->bank, e), &params, &bytes);
         uint64_t k = (uint64_t)s->moe->router.k, n = (uint64_t)s->moe->router.n_experts;
         *all_params += params;
         *all_bytes += bytes;

@@ -91,6 +91,23 @@ static cot_status shared_weights(cot__ops *c, const cot__moe *m, cot__rows *x, f
     return COT_OK;
 }
 
+/* Everything is at hand: all experts in one call. */
+static cot_status all_resident(cot__ops *c, const cot__moe *m, cot__store *store, inverse *inv,
+                               const cot__expert_rows *shared, cot__rows *x, float *out, size_t out_stride,
+                               cot_error *err) {
+    enum { MOST = 64 };
+    cot__lease lease;
+    int which[MOST], k, n = inv->n;
+    COT_TRY(cot__store_acquire(store, m->bank, inv->ids, inv->n, NULL, &lease, err));
+    cot_status s;
+    while ((s = cot__lease_take(&lease, which, MOST, &k, err)) == COT_OK && k > 0)
+        for (int i = 0; i < k; i++) inv->groups[which[i]].expert = cot__lease_expert(&lease, which[i]);
+    if (shared) inv->groups[n++] = *shared;
+    if (s == COT_OK) s = cot__experts_compute(c, &m->ffn, inv->groups, n, x, out, out_stride, err);
+    cot__store_release(store, &lease);
+    return s;
+}
+
 cot_status cot__moe_forward(cot__ops *c, const cot__moe *m, cot__store *store, const cot__moe_context *ctx,
                             cot__rows *x, float *out, size_t out_stride, cot_error *err) {
     size_t mark = cot__arena_mark(c->arena);
@@ -99,18 +116,18 @@ cot_status cot__moe_forward(cot__ops *c, const cot__moe *m, cot__store *store, c
     inverse inv = {0};
     COT_TRY(make_plan(c, m, ctx, &local, &plan, err));
     COT_TRY(invert(&plan, c->arena, &inv, err));
-    cot__lease lease;
-    COT_TRY(cot__store_acquire(store, m->bank, inv.ids, inv.n, &lease, err));
-    for (int i; (i = cot__lease_next(&lease)) >= 0;) inv.groups[i].expert = cot__lease_expert(&lease, i);
-    int n = inv.n;
     cot_status s = COT_OK;
+    cot__expert_rows shared = {.expert = &m->shared, .n = (int)x->n};
     if (m->has_shared) {
         float *w = NULL;
         s = shared_weights(c, m, &local, &w, err);
-        inv.groups[n++] = (cot__expert_rows){.expert = &m->shared, .weights = w, .n = (int)x->n};
+        shared.weights = w;
     }
-    if (s == COT_OK) s = cot__experts_compute(c, &m->ffn, inv.groups, n, &local, out, out_stride, err);
-    cot__store_release(store, &lease);
+    if (s == COT_OK && cot__store_streams(store))
+        s = cot__moe_streamed(c, m, store, ctx, &plan, inv.groups, inv.ids, inv.n,
+                              m->has_shared ? &shared : NULL, &local, out, out_stride, err);
+    else if (s == COT_OK)
+        s = all_resident(c, m, store, &inv, m->has_shared ? &shared : NULL, &local, out, out_stride, err);
     cot__arena_rewind(c->arena, mark);
     return s;
 }

@@ -6,6 +6,7 @@
 #include <coterie/route.h>
 
 #include "ops/ops.h"
+#include "store/predict.h"
 #include "store/store.h"
 
 typedef enum cot__score { COT__SCORE_IDENT, COT__SCORE_SOFTMAX, COT__SCORE_SIGMOID } cot__score;
@@ -75,13 +76,16 @@ typedef struct cot__moe {
     int site, layer;
 } cot__moe;
 
+struct cot__moe;
 typedef struct cot__moe_context {
     const cot__edit *edits;
     int n_edits;
     int k_override; /* 0: the router's own k */
     cot_route_fn *observe;
     void *observe_user;
-    const int32_t *sequence, *position;
+    const int32_t *sequence, *position, *token;
+    cot__predictor *predictor;   /* NULL: no hints */
+    const struct cot__moe *next; /* the next routed layer of the pass; NULL: this is the last */
 } cot__moe_context;
 
 cot_status cot__moe_forward(cot__ops *c, const cot__moe *m, cot__store *store, const cot__moe_context *ctx,
@@ -98,5 +102,19 @@ typedef struct cot__expert_rows {
 } cot__expert_rows;
 cot_status cot__experts_compute(cot__ops *c, const cot__ffn *ffn, const cot__expert_rows *groups,
                                 int n_groups, cot__rows *x, float *out, size_t out_stride, cot_error *err);
+
+/* One routed feed-forward where experts stream: computed as they arrive, a window of them at a time, each
+ * row's result kept apart and added in ascending id. groups: the chosen experts, whose `expert` is not set.
+ * out need not be cleared. The bits are those of cot__experts_compute over all of them with the shared expert
+ * last. */
+cot_status cot__moe_streamed(cot__ops *c, const cot__moe *m, cot__store *store, const cot__moe_context *ctx,
+                             const cot__plan *plan, cot__expert_rows *groups, const int32_t *ids, int n,
+                             const cot__expert_rows *shared, cot__rows *x, float *out, size_t out_stride,
+                             cot_error *err);
+/* Hints for the next layer, from the plan of this one; few rows only. Called while reads are under way. */
+void cot__moe_predict(cot__ops *c, const cot__moe *m, cot__store *store, const cot__moe_context *ctx,
+                      const cot__plan *plan, cot__rows *x);
+/* Most bytes of scratch that it takes for so many rows beyond what cot__experts_compute takes. */
+uint64_t cot__moe_streamed_scratch(const cot__moe *m, uint64_t rows);
 
 #endif

@@ -76,6 +76,17 @@ static cot_status make_sequences(cot_session *s, cot_error *err) {
     return COT_OK;
 }
 
+/* What the session will take at most is kept free of experts. */
+static cot_status reserve(cot_session *s, cot_error *err) {
+    uint64_t kv, buffers;
+    COT_TRY(cot_session_estimate(s->model, &s->opt, &kv, &buffers, err));
+    uint64_t bytes = kv + buffers + (uint64_t)s->opt.n_ctx * (uint64_t)s->opt.n_sequences * 8 +
+                     (uint64_t)s->opt.chunk * 32;
+    COT_TRY(cot__model_reserve(s->model, bytes, err));
+    s->reserved = bytes;
+    return COT_OK;
+}
+
 cot_status cot_session_create(cot_session **out, const cot_model *m, const cot_session_options *options,
                               cot_error *err) {
     cot__error_clear(err);
@@ -84,6 +95,7 @@ cot_status cot_session_create(cot_session **out, const cot_model *m, const cot_s
     s->model = m;
     cot_status st = checked(m, options, &s->opt, err);
     size_t rows = (size_t)s->opt.chunk;
+    if (st == COT_OK) st = reserve(s, err);
     if (st == COT_OK) st = cot__kernels_get(&s->kernels, err);
     if (st == COT_OK) st = cot__pool_create(&s->pool, s->opt.n_threads, err);
     if (st == COT_OK) st = cot__arena_create(&s->arena, 4 << 20, 0, err);
@@ -127,6 +139,7 @@ void cot_session_free(cot_session **session) {
     cot__free(s->row_wants);
     cot__arena_free(&s->arena);
     cot__pool_free(&s->pool);
+    cot__model_unreserve(s->model, s->reserved);
     cot__free(s);
     *session = NULL;
 }
@@ -277,7 +290,8 @@ static cot_status run_pass(cot_session *s, const cot_row *rows, size_t n, sink *
                               .observe = s->observe,
                               .observe_user = s->observe_user,
                               .sequence = s->row_seq,
-                              .position = s->row_pos}};
+                              .position = s->row_pos,
+                              .token = s->row_token}};
     for (int i = 0; i < s->model->n_ropes; i++)
         pass.long_rope |= s->model->rope[i].freq_long && s->opt.n_ctx > s->model->rope[i].original_ctx;
     return cot__model_forward(s->model, &ops, &pass, err);
@@ -300,6 +314,7 @@ cot_status cot_forward(cot_session *s, const cot_row *rows, size_t n, cot_logits
         k.first = at;
         st = run_pass(s, rows + at, n - at < (size_t)s->opt.chunk ? n - at : (size_t)s->opt.chunk, &k, err);
     }
+    if (st == COT_OK) st = cot__model_check(s->model, err);
     if (st != COT_OK)
         for (size_t i = 0; i < n_seq; i++) cut(s, &s->seq[i], before[i]);
     if (added != small) cot__free(added);

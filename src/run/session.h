@@ -33,6 +33,7 @@ struct cot_session {
     int n_blocks, n_free;
     cot__sequence *seq;
     int blocks_per_seq;
+    uint64_t reserved; /* bytes of the model's budget */
     cot_route_fn *observe;
     void *observe_user;
     /* Row arrays of one pass, opt.chunk long. */

@@ -1,46 +1,33 @@
-/* Owns: resident tensors and banks of experts. Residencies: mapped (the kernel pages) and all in memory. */
+/* Owns: resident tensors, banks of experts, and the choice between what is resident and what streams. */
 #include "store/store.h"
 
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "store/stream.h"
 
-typedef struct bank {
-    cot__expert *experts;
-    int n;
-} bank;
-
-struct cot__store {
-    const cot__tensor_set *set;
-    cot__residency residency;
-    void **loaded;  /* per tensor: memory of the store, or NULL */
-    void **derived; /* materialised tensors */
-    size_t n_derived, cap_derived;
-    bank *banks;
-    int n_banks, cap_banks;
-    uint64_t resident, read, acquired;
-};
-
-cot_status cot__store_create(cot__store **out, const cot__tensor_set *set, cot__residency residency,
+cot_status cot__store_create(cot__store **out, const cot__tensor_set *set, const cot__store_options *options,
                              cot_error *err) {
     cot__store *s = cot__alloc_zero(1, sizeof *s);
     if (!s) return cot__fail_memory(err, sizeof *s);
     s->set = set;
-    s->residency = residency;
+    s->opt = *options;
     s->loaded = cot__alloc_zero(set->n_tensors, sizeof *s->loaded);
-    if (!s->loaded) {
-        cot__free(s);
-        return cot__fail_memory(err, set->n_tensors * sizeof *s->loaded);
-    }
-    *out = s;
-    return COT_OK;
+    cot_status st = s->loaded ? COT_OK : cot__fail_memory(err, set->n_tensors * sizeof *s->loaded);
+    if (st == COT_OK && s->opt.residency >= COT__RESIDENCY_STREAM)
+        st = cot__stream_create(&s->stream, s, err);
+    if (st != COT_OK) cot__store_free(&s);
+    else *out = s;
+    return st;
 }
 
 void cot__store_free(cot__store **store) {
     if (!store || !*store) return;
     cot__store *s = *store;
-    for (size_t i = 0; i < s->set->n_tensors; i++) cot__free(s->loaded[i]);
+    cot__stream_free(&s->stream);
+    cot__dense_free(s);
+    for (size_t i = 0; s->loaded && i < s->set->n_tensors; i++) cot__free(s->loaded[i]);
     for (size_t i = 0; i < s->n_derived; i++) cot__free(s->derived[i]);
     for (int i = 0; i < s->n_banks; i++) cot__free(s->banks[i].experts);
     cot__free(s->loaded);
@@ -50,19 +37,22 @@ void cot__store_free(cot__store **store) {
     *store = NULL;
 }
 
+bool cot__store_streams(const cot__store *s) { return s->stream != NULL; }
+const char *cot__store_retention(const cot__store *s) { return cot__retention_names[s->opt.retention]; }
+
 cot_status cot__store_tensor(cot__store *s, const cot__tensor *t, const void **out, cot_error *err) {
-    cot__file *file = s->set->files[t->file];
     size_t i = (size_t)(t - s->set->tensors);
-    if (s->residency == COT__RESIDENCY_MMAP) {
+    if (s->opt.residency == COT__RESIDENCY_MMAP) {
         const void *base;
-        COT_TRY(cot__file_map(file, &base, err));
+        COT_TRY(cot__file_map(s->set->files[t->file], &base, err));
         *out = (const char *)base + t->offset;
         return COT_OK;
     }
+    if (s->stream && t->bytes >= COT__DENSE_LATER) return cot__dense_map(s, t, out, err);
     if (!s->loaded[i]) {
         void *p = cot__alloc_aligned(64, (size_t)t->bytes);
         if (!p) return cot__fail_memory(err, (size_t)t->bytes);
-        cot_status st = cot__file_read(file, t->offset, p, (size_t)t->bytes, err);
+        cot_status st = cot__file_read(s->set->files[t->file], t->offset, p, (size_t)t->bytes, err);
         if (st != COT_OK) {
             cot__free(p);
             return st;
@@ -73,6 +63,10 @@ cot_status cot__store_tensor(cot__store *s, const cot__tensor *t, const void **o
     }
     *out = s->loaded[i];
     return COT_OK;
+}
+
+cot_status cot__store_name(cot__store *s, const cot__tensor *t, const void **out, cot_error *err) {
+    return s->stream ? cot__stream_name(s->stream, t, out, err) : cot__store_tensor(s, t, out, err);
 }
 
 cot_status cot__store_derived(cot__store *s, size_t bytes, void **out, cot_error *err) {
@@ -91,10 +85,19 @@ cot_status cot__store_derived(cot__store *s, size_t bytes, void **out, cot_error
     return COT_OK;
 }
 
+cot_status cot__store_recipe(cot__store *s, const cot__recipe *r, const void **out, cot_error *err) {
+    if (s->stream) return cot__stream_recipe(s->stream, r, out, err);
+    void *p;
+    COT_TRY(cot__store_derived(s, r->bytes, &p, err));
+    r->make(r, r->raw, p);
+    *out = p;
+    return COT_OK;
+}
+
 cot_status cot__store_add_bank(cot__store *s, const cot__expert *experts, int n, int *out, cot_error *err) {
     if (s->n_banks == s->cap_banks) {
         int cap = s->cap_banks ? s->cap_banks * 2 : 64;
-        bank *p = cot__realloc_array(s->banks, (size_t)cap, sizeof *p);
+        cot__bank *p = cot__realloc_array(s->banks, (size_t)cap, sizeof *p);
         if (!p) return cot__fail_memory(err, (size_t)cap * sizeof *p);
         s->banks = p;
         s->cap_banks = cap;
@@ -102,34 +105,62 @@ cot_status cot__store_add_bank(cot__store *s, const cot__expert *experts, int n,
     cot__expert *copy = cot__alloc_array((size_t)n, sizeof *copy);
     if (!copy) return cot__fail_memory(err, (size_t)n * sizeof *copy);
     memcpy(copy, experts, (size_t)n * sizeof *copy);
+    cot__bank b = {.experts = copy, .n = n};
+    cot_status st = s->stream ? cot__stream_add_bank(s->stream, &b, err) : COT_OK;
+    if (st != COT_OK) {
+        cot__free(copy);
+        return st;
+    }
     *out = s->n_banks;
-    s->banks[s->n_banks++] = (bank){copy, n};
+    s->banks[s->n_banks++] = b;
     return COT_OK;
 }
 
-cot_status cot__store_acquire(cot__store *s, int bank, const int32_t *ids, int n, cot__lease *lease,
-                              cot_error *err) {
+const cot__expert *cot__store_shape(const cot__store *s, int bank, int id) {
+    return &s->banks[bank].experts[id];
+}
+
+uint64_t cot__store_smallest(const cot__store *s) { return s->stream ? s->stream->smallest : 0; }
+uint64_t cot__store_all(const cot__store *s) { return s->stream ? s->stream->all : 0; }
+uint64_t cot__store_fixed(const cot__store *s) { return s->resident; }
+
+/* ---- leases ---- */
+
+cot_status cot__store_acquire(cot__store *s, int bank, const int32_t *ids, int n, uint8_t *state,
+                              cot__lease *lease, cot_error *err) {
     if (bank < 0 || bank >= s->n_banks)
         return cot__fail(err, COT_INTERNAL, NULL, "bank", "%d does not exist", bank);
-    *lease = (cot__lease){.bank = s->banks[bank].experts, .ids = ids, .n = n};
-    s->acquired += (uint64_t)n;
+    *lease = (cot__lease){.bank = s->banks[bank].experts, .ids = ids, .n = n, .bank_number = bank};
+    if (!s->stream) return COT_OK;
+    if (!state && n) return cot__fail(err, COT_INTERNAL, NULL, "lease", "a streamed lease needs its state");
+    lease->state = state;
+    lease->store = s;
+    return cot__stream_acquire(s->stream, lease, err);
+}
+
+cot_status cot__lease_take(cot__lease *l, int *which, int most, int *n, cot_error *err) {
+    if (l->store) return cot__stream_take(l->store->stream, l, which, most, n, err);
+    for (*n = 0; *n < most && l->handed < l->n;) which[(*n)++] = l->handed++;
     return COT_OK;
 }
 
-int cot__lease_next(cot__lease *lease) { return lease->handed < lease->n ? lease->handed++ : -1; }
-
-void cot__store_release(cot__store *s, cot__lease *lease) {
-    (void)s;
-    lease->bank = NULL;
+void cot__lease_done(cot__lease *l, const int *which, int n) {
+    if (l->store) cot__stream_done(l->store->stream, l, which, n);
 }
 
-void cot__store_hint(cot__store *s, int bank, const int32_t *ids, int n, uint64_t epoch) {
-    (void)s, (void)bank, (void)ids, (void)n, (void)epoch; /* all is resident: nothing to fetch */
+void cot__store_release(cot__store *s, cot__lease *l) {
+    if (l->store) cot__stream_release(s->stream, l);
+    l->bank = NULL;
 }
 
-void cot__store_cancel(cot__store *s, uint64_t epoch) { (void)s, (void)epoch; }
+/* ---- truth and figures ---- */
 
-void cot__store_get_stats(const cot__store *s, cot__store_stats *out) {
-    *out = (cot__store_stats){
-        .acquired = s->acquired, .hits = s->acquired, .bytes_read = s->read, .resident_bytes = s->resident};
+cot_status cot__store_check(const cot__store *s, cot_error *err) {
+    for (int i = 0; s->stream && i < s->set->n_files; i++)
+        if (!cot__file_unchanged(s->set->files[i]))
+            return cot__fail(err, COT_IO, cot__file_path(s->set->files[i]), NULL,
+                             "was changed while it was in use; open the model again");
+    return COT_OK;
 }
+
+int cot__store_banks(const cot__store *s) { return s->n_banks; }

@@ -7,7 +7,7 @@ failures=0
 common='arch threads json quiet verbose help model'
 long() { grep -oE -e '--[a-z][a-z-]*[a-z]' | sed 's/^--//' | sort -u; }
 complain() { echo "$1"; failures=$((failures + 1)); }
-for command in run chat logits tokenize detokenize eval inspect bench convert; do
+for command in run chat logits tokenize detokenize eval inspect bench convert pack plan replay; do
     [ ! -f "src/cli/stub_$command.c" ] || continue # not written yet
     "$binary" "$command" --help >/tmp/help.$$ 2>&1 || complain "coterie $command --help fails"
     help=$(long </tmp/help.$$)

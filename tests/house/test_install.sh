@@ -31,6 +31,6 @@ LD_LIBRARY_PATH=$(pkg-config --variable=libdir coterie) ./shared
 library=$(find usr -name libcoterie.a)
 # shellcheck disable=SC2046
 cc -DVERSION="\"$version\"" main.c -o static $(pkg-config --cflags coterie) "$library" \
-    $(pkg-config --libs libpcre2-8 libutf8proc jansson) -lm -pthread
+    $(pkg-config --libs libpcre2-8 libutf8proc jansson liburing) -lm -pthread
 ./static
 echo "installed version $version serves shared and static programs"

@@ -6,26 +6,33 @@ _coterie() {
     local sampling="--temp --top-k --top-p --min-p --typical --repeat-penalty --frequency-penalty --presence-penalty --logit-bias --seed --stop"
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W "run chat logits tokenize detokenize eval inspect bench convert help --help --version" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "run chat logits tokenize detokenize eval inspect bench convert pack plan replay help --help --version" -- "$cur")
         return
     fi
     case $prev in
     --kv) mapfile -t COMPREPLY < <(compgen -W "f16 f32 q8_0" -- "$cur"); return ;;
+    --residency) mapfile -t COMPREPLY < <(compgen -W "auto memory mmap stream ring sim" -- "$cur"); return ;;
+    --control) mapfile -t COMPREPLY < <(compgen -W "none shuffle uniform" -- "$cur"); return ;;
+    --predict) mapfile -t COMPREPLY < <(compgen -W "none last popularity token transition gate" -- "$cur"); return ;;
+    --retention) mapfile -t COMPREPLY < <(compgen -W "lru lfu decay layer demand" -- "$cur"); return ;;
     --act) mapfile -t COMPREPLY < <(compgen -W "auto f32" -- "$cur"); return ;;
     --type | --type-experts | --type-attention | --type-head) mapfile -t COMPREPLY < <(compgen -W "$types" -- "$cur"); return ;;
     esac
     if [[ $cur == -* ]]; then
         local words
         case $command in
-        run) words="$common $sampling --beams --groups --diversity --length-penalty -p -f -n --ctx --kv --act --experts --chat" ;;
-        chat) words="$common $sampling -n --ctx --kv --act --experts" ;;
+        run) words="$common $sampling --beams --groups --diversity --length-penalty -p -f -n --ctx --kv --act --experts --chat --memory --residency --retention --predict --trace --stats" ;;
+        chat) words="$common $sampling -n --ctx --kv --act --experts --memory --residency --retention --predict --trace --stats" ;;
         logits) words="$common --tokens -o" ;;
         tokenize) words="$common -p -f --special" ;;
         detokenize) words="$common --tokens" ;;
-        eval) words="$common -f --ctx --stride --kv --act --experts" ;;
+        eval) words="$common -f --ctx --stride --kv --act --experts --memory --residency --retention --predict --trace --stats" ;;
         inspect) words="$common --tensors --ctx --kv" ;;
-        bench) words="$common -p -n -r --batch --depth --seed --ctx --kv --act --experts --machine" ;;
+        bench) words="$common -p -n -r --batch --depth --seed --ctx --kv --act --experts --machine --memory --residency --retention --predict --trace --stats" ;;
         convert) words="$common --type --type-experts --type-attention --type-head --split-experts --experts-used --pre" ;;
+        pack) words="$common" ;;
+        plan) words="$common --memory --prompt --batch --ctx --kv --measure" ;;
+        replay) words="$common --retention --predict --capacity --ahead --control --seed" ;;
         *) words="--help" ;;
         esac
         mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")

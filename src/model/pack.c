@@ -1,0 +1,159 @@
+/* Owns: a GGUF file whose experts lie in one piece each, page-aligned, so that streaming reads an expert at
+ * once. Stacks of experts become a tensor for each (blk.N.ffn_gate.E.weight, …), in the order layer, expert,
+ * gate, up, down; everything else comes first, as it was. No value changes. */
+#include <coterie/convert.h>
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "base/file.h"
+#include "format/gguf.h"
+
+enum { ALIGN = 4096, PIECE = 4 << 20, MOST_LAYERS = 4096, PARTS = 3, NAME = 96 };
+
+/* The stack of one part of a layer: rows [first, first + rows) of each expert's matrix. */
+typedef struct stack {
+    const cot__tensor *tensor;
+    int64_t first, rows;
+} stack;
+
+typedef struct layer {
+    stack part[PARTS];
+    int64_t experts; /* 0: nothing to pack here */
+} layer;
+
+typedef struct pack {
+    cot__gguf *in;
+    const cot__tensor_set *set;
+    cot__gguf_writer *out;
+    layer *layers;
+    int n_layers;
+    char *buffer;
+    uint64_t done, total;
+    cot_progress_fn *progress;
+    void *user;
+} pack;
+
+static const char *const part_names[PARTS] = {"gate", "up", "down"};
+
+/* Whether a tensor is the stack blk.N.ffn_PART_exps.weight; part: 0 gate, 1 up, 2 down, 3 gate and up. */
+static bool is_stack(const cot__tensor *t, int *layer, int *part) {
+    static const char *const names[] = {"gate", "up", "down", "gate_up"};
+    char name[NAME];
+    if (t->n_dims != 3 || sscanf(t->name, "blk.%d.", layer) != 1 || *layer < 0 || *layer >= MOST_LAYERS)
+        return false;
+    for (*part = 0; *part < 4; ++*part) {
+        snprintf(name, sizeof name, "blk.%d.ffn_%s_exps.weight", *layer, names[*part]);
+        if (strcmp(name, t->name) == 0) return true;
+    }
+    return false;
+}
+
+static cot_status set_part(layer *l, int part, const cot__tensor *t, int64_t first, int64_t rows,
+                           const char *path, cot_error *err) {
+    if (l->part[part].tensor || (l->experts && l->experts != t->dims[2]))
+        return cot__fail(err, COT_FORMAT, path, t->name, "does not fit the other experts of its layer");
+    l->experts = t->dims[2];
+    l->part[part] = (stack){t, first, rows};
+    return COT_OK;
+}
+
+static cot_status find_stacks(pack *p, cot_error *err) {
+    const char *path = cot__gguf_path(p->in);
+    for (size_t i = 0; i < p->set->n_tensors; i++) {
+        const cot__tensor *t = &p->set->tensors[i];
+        int n, part;
+        p->total += t->bytes;
+        if (!is_stack(t, &n, &part)) continue;
+        layer *l = &p->layers[n];
+        int64_t rows = t->dims[1];
+        if (n >= p->n_layers) p->n_layers = n + 1;
+        if (part < PARTS) COT_TRY(set_part(l, part, t, 0, rows, path, err));
+        else {
+            if (rows % 2) return cot__fail(err, COT_FORMAT, path, t->name, "has an odd number of rows");
+            COT_TRY(set_part(l, 0, t, 0, rows / 2, path, err));
+            COT_TRY(set_part(l, 1, t, rows / 2, rows / 2, path, err));
+        }
+    }
+    if (!p->n_layers)
+        return cot__fail(err, COT_UNSUPPORTED, path, NULL,
+                         "has no stacks of experts: it is dense, or packed already");
+    return COT_OK;
+}
+
+static cot_status put_keys(pack *p, cot_error *err) {
+    for (size_t i = 0; i < cot__gguf_kv_count(p->in); i++) {
+        const cot__gguf_kv *kv = cot__gguf_kv_at(p->in, i);
+        if (strcmp(kv->key, "general.alignment") != 0 && strncmp(kv->key, "split.", 6) != 0)
+            COT_TRY(cot__gguf_put_kv(p->out, kv, err));
+    }
+    return cot__gguf_put_int(p->out, "general.alignment", COT_GGUF_U32, ALIGN, err);
+}
+
+static cot_status copy(pack *p, const cot__tensor *t, uint64_t from, uint64_t bytes, cot_error *err) {
+    cot__file *file = p->set->files[t->file];
+    for (uint64_t at = 0, n; at < bytes; at += n) {
+        n = bytes - at < PIECE ? bytes - at : PIECE;
+        COT_TRY(cot__file_read(file, t->offset + from + at, p->buffer, (size_t)n, err));
+        cot__file_drop(file, t->offset + from + at, n);
+        COT_TRY(cot__gguf_writer_data(p->out, p->buffer, (size_t)n, err));
+        p->done += n;
+        if (p->progress && !p->progress(p->user, "pack", p->done, p->total))
+            return cot__fail(err, COT_CANCELLED, NULL, NULL, "packing was cancelled");
+    }
+    return COT_OK;
+}
+
+/* Names and sizes, or (data) bytes, in the same order. */
+static cot_status put_tensors(pack *p, bool data, cot_error *err) {
+    int n, part;
+    char name[NAME];
+    for (size_t i = 0; i < p->set->n_tensors; i++) {
+        const cot__tensor *t = &p->set->tensors[i];
+        if (is_stack(t, &n, &part)) continue;
+        COT_TRY(data ? copy(p, t, 0, t->bytes, err)
+                     : cot__gguf_put_tensor(p->out, t->name, (cot_type)t->raw_type, t->n_dims, t->dims, err));
+    }
+    for (int l = 0; l < p->n_layers; l++)
+        for (int64_t e = 0; e < p->layers[l].experts; e++)
+            for (int k = 0; k < PARTS; k++) {
+                const stack *s = &p->layers[l].part[k];
+                if (!s->tensor) continue; /* experts without a gate */
+                int64_t dims[2] = {s->tensor->dims[0], s->rows};
+                uint64_t row = cot__row_bytes(s->tensor->type, dims[0]);
+                snprintf(name, sizeof name, "blk.%d.ffn_%s.%lld.weight", l, part_names[k], (long long)e);
+                COT_TRY(data ? copy(p, s->tensor, (uint64_t)(e * s->tensor->dims[1] + s->first) * row,
+                                    (uint64_t)s->rows * row, err)
+                             : cot__gguf_put_tensor(p->out, name, s->tensor->type, 2, dims, err));
+            }
+    return COT_OK;
+}
+
+cot_status cot_pack(const char *in, const char *out, cot_progress_fn *progress, void *user, cot_error *err) {
+    pack p = {.progress = progress, .user = user};
+    cot__error_clear(err);
+    if (cot__path_is_dir(in))
+        return cot__fail(err, COT_ARGUMENT, in, NULL,
+                         "is a folder; coterie convert makes a GGUF file of it first");
+    cot_status s = cot__gguf_open(&p.in, in, err);
+    if (s == COT_OK) {
+        p.set = cot__gguf_tensors(p.in);
+        p.layers = cot__alloc_zero(MOST_LAYERS, sizeof *p.layers);
+        p.buffer = cot__alloc_aligned(ALIGN, PIECE);
+        if (!p.layers || !p.buffer) s = cot__fail_memory(err, PIECE);
+    }
+    if (s == COT_OK) s = find_stacks(&p, err);
+    if (s == COT_OK) s = cot__gguf_writer_open(&p.out, out, err);
+    if (s == COT_OK) s = put_keys(&p, err);
+    if (s == COT_OK) s = put_tensors(&p, false, err);
+    if (s == COT_OK) s = cot__gguf_writer_begin(p.out, err);
+    if (s == COT_OK) s = put_tensors(&p, true, err);
+    if (s == COT_OK) s = cot__gguf_writer_finish(&p.out, err);
+    cot__gguf_writer_abort(&p.out);
+    cot__gguf_close(&p.in);
+    cot__free(p.layers);
+    cot__free(p.buffer);
+    return s;
+}

@@ -1,0 +1,148 @@
+/* Owns: the list of residents and the retention policies, each a score. The scan over all residents for a
+ * victim costs microseconds beside a read of a megabyte. */
+#include "store/cache.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+
+const char *const cot__retention_names[COT__RETENTIONS] = {"lru",   "lfu",    "decay",
+                                                           "layer", "demand", "oracle"};
+
+int cot__retention_find(const char *name) {
+    for (int i = 0; i < COT__RETENTIONS; i++)
+        if (strcmp(cot__retention_names[i], name) == 0) return i;
+    return -1;
+}
+
+cot_status cot__cache_add_bank(cot__cache *c, const uint32_t *pages, int32_t n, int32_t *first,
+                               cot_error *err) {
+    if (n < 0 || c->n > INT32_MAX - n) return cot__fail(err, COT_LIMIT, NULL, "experts", "are too many");
+    size_t need = (size_t)c->n + (size_t)n;
+    if (need > (size_t)c->cap) {
+        size_t cap = need * 2;
+        cot__cached *e = cot__realloc_array(c->entry, cap, sizeof *e);
+        if (!e) return cot__fail_memory(err, cap * sizeof *e);
+        c->entry = e;
+        int32_t *r = cot__realloc_array(c->resident, cap, sizeof *r);
+        if (!r) return cot__fail_memory(err, cap * sizeof *r);
+        c->resident = r;
+        c->cap = (int32_t)(cap > INT32_MAX ? INT32_MAX : cap);
+    }
+    int32_t *f = cot__realloc_array(c->first, (size_t)c->n_banks + 2, sizeof *f);
+    if (!f) return cot__fail_memory(err, ((size_t)c->n_banks + 2) * sizeof *f);
+    c->first = f;
+    for (int32_t i = 0; i < n; i++)
+        c->entry[c->n + i] = (cot__cached){
+            .bank = c->n_banks, .pages = pages[i], .place = -1, .rank = -INFINITY, .next_use = UINT64_MAX};
+    *first = f[c->n_banks++] = c->n;
+    c->n += n;
+    f[c->n_banks] = c->n;
+    return COT_OK;
+}
+
+void cot__cache_free(cot__cache *c) {
+    cot__free(c->entry);
+    cot__free(c->resident);
+    cot__free(c->first);
+    *c = (cot__cache){0};
+}
+
+void cot__cache_turn(cot__cache *c, int32_t bank, bool sweep) {
+    c->sweep = sweep;
+    for (int32_t i = c->first[c->bank_now]; i < c->first[c->bank_now + 1] && bank != c->bank_now; i++) {
+        cot__cached *e = &c->entry[i];
+        e->demand = 0;
+        if (e->hinted) c->hinted_pages -= e->pages; /* it was not wanted after all */
+        e->hinted = false;
+    }
+    if (bank <= c->bank_now) c->pass++;
+    c->bank_now = bank;
+    c->turn_clock = c->clock;
+}
+
+void cot__cache_use(cot__cache *c, int32_t i) {
+    cot__cached *e = &c->entry[i];
+    double now = (double)c->pass / COT__HALF_LIFE, before = e->uses ? exp2(e->rank - now) : 0;
+    e->last = ++c->clock;
+    e->uses++;
+    e->rank = log2(before + 1) + now;
+    if (e->hinted) c->hinted_pages -= e->pages;
+    e->hinted = false;
+}
+
+void cot__cache_insert(cot__cache *c, int32_t i) {
+    c->entry[i].place = c->n_resident;
+    c->resident[c->n_resident++] = i;
+    c->pages += c->entry[i].pages;
+    if (c->entry[i].hinted) c->hinted_pages += c->entry[i].pages;
+}
+
+void cot__cache_remove(cot__cache *c, int32_t i) {
+    cot__cached *e = &c->entry[i];
+    int32_t last = c->resident[--c->n_resident];
+    c->resident[e->place] = last;
+    c->entry[last].place = e->place;
+    e->place = -1;
+    c->pages -= e->pages;
+    if (e->hinted) c->hinted_pages -= e->pages;
+    e->hinted = false;
+}
+
+int32_t cot__cache_distance(const cot__cache *c, int32_t bank) {
+    int32_t d = bank - c->bank_now;
+    return d > 0 ? d : d + c->n_banks;
+}
+
+/* Layers until the next use, as far as can be expected: those until its turn, and a round for each turn that
+ * it will not be chosen in. */
+static double expected_distance(const cot__cache *c, const cot__cached *e) {
+    double often = exp2(e->rank - (double)c->pass / COT__HALF_LIFE) * (0.6931471805599453 / COT__HALF_LIFE),
+           p = e->demand > 0 ? (double)e->demand : often;
+    p = p > 1 ? 1 : p < 1e-6 ? 1e-6 : p;
+    return cot__cache_distance(c, e->bank) + (1 / p - 1) * c->n_banks;
+}
+
+static double score(const cot__cache *c, const cot__cached *e) {
+    switch (c->retention) {
+    case COT__RETAIN_LFU: return (double)e->uses;
+    case COT__RETAIN_DECAY: return e->rank;
+    case COT__RETAIN_LAYER: return -(double)cot__cache_distance(c, e->bank);
+    case COT__RETAIN_DEMAND: return -expected_distance(c, e);
+    case COT__RETAIN_ORACLE: return e->next_use == UINT64_MAX ? -INFINITY : -(double)e->next_use;
+    default: return (double)e->last;
+    }
+}
+
+/* While banks are swept: what the present turn still wants is nearest, what it has used is farthest. */
+static double sweep_score(const cot__cache *c, const cot__cached *e) {
+    return e->bank == c->bank_now && e->last <= c->turn_clock ? 0 : -(double)cot__cache_distance(c, e->bank);
+}
+
+/* The lowest score among those who are not leased and, if asked for, do not wait for their first use. */
+static int32_t lowest(const cot__cache *c, bool hinted_too) {
+    int32_t best = -1;
+    double least = 0;
+    for (int32_t k = 0; k < c->n_resident; k++) {
+        int32_t i = c->resident[k];
+        const cot__cached *e = &c->entry[i], *b = best >= 0 ? &c->entry[best] : NULL;
+        if (e->leases > 0 || (e->hinted && !hinted_too)) continue;
+        double s = c->sweep ? sweep_score(c, e) : score(c, e);
+        if (b && s > least) continue;
+        if (b && s == least) {
+            bool by_rank = !c->sweep && c->retention == COT__RETAIN_LAYER;
+            double x = by_rank ? e->rank : (double)e->last, y = by_rank ? b->rank : (double)b->last;
+            if (x > y || (x == y && i > best)) continue;
+        }
+        best = i;
+        least = s;
+    }
+    return best;
+}
+
+int32_t cot__cache_victim(const cot__cache *c, bool for_hint) {
+    int32_t i = lowest(c, false);
+    return i < 0 && !for_hint ? lowest(c, true) : i;
+}

@@ -1,0 +1,210 @@
+/* Owns: addresses that name bytes of files and of derived parts, and their way back to extents. Reserved
+ * address space costs no memory, and touching it is a fault. */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "store/stream.h"
+
+enum { PIECE = 4 << 20 }; /* a longer extent becomes several reads */
+
+static cot_status reserve(cot__range *r, size_t bytes, cot_error *err) {
+    if (r->base) return COT_OK;
+    void *p = cot__fault_hit(COT__FAULT_ALLOC) ? MAP_FAILED
+                                               : mmap(NULL, bytes ? bytes : 1, PROT_NONE,
+                                                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) return cot__fail_memory(err, bytes);
+    *r = (cot__range){p, bytes ? bytes : 1};
+    return COT_OK;
+}
+
+cot_status cot__stream_name(cot__stream *s, const cot__tensor *t, const void **out, cot_error *err) {
+    cot__range *r = &s->files[t->file];
+    COT_TRY(reserve(r, (size_t)cot__file_size(s->store->set->files[t->file]), err));
+    *out = r->base + t->offset;
+    return COT_OK;
+}
+
+cot_status cot__stream_recipe(cot__stream *s, const cot__recipe *recipe, const void **out, cot_error *err) {
+    size_t room = 64 << 20, end; /* each byte of the files may serve several derived parts */
+    for (int i = 0; i < s->store->set->n_files; i++)
+        room += 8 * (size_t)cot__file_size(s->store->set->files[i]);
+    COT_TRY(reserve(&s->derived, room, err));
+    if (cot__add_overflow(s->derived_used, recipe->bytes, &end) || end > s->derived.bytes)
+        return cot__fail(err, COT_LIMIT, NULL, "experts", "too much is derived from the file's tensors");
+    if (s->n_recipes == s->cap_recipes) {
+        size_t cap = s->cap_recipes ? s->cap_recipes * 2 : 64;
+        cot__recipe **p = cot__realloc_array(s->recipes, cap, sizeof *p);
+        if (!p) return cot__fail_memory(err, cap * sizeof *p);
+        s->recipes = p;
+        size_t *at = cot__realloc_array(s->recipe_at, cap, sizeof *at);
+        if (!at) return cot__fail_memory(err, cap * sizeof *at);
+        s->recipe_at = at;
+        s->cap_recipes = cap;
+    }
+    cot__recipe *copy = cot__alloc(sizeof *copy);
+    if (!copy) return cot__fail_memory(err, sizeof *copy);
+    *copy = *recipe;
+    s->recipes[s->n_recipes] = copy;
+    s->recipe_at[s->n_recipes++] = s->derived_used;
+    *out = s->derived.base + s->derived_used;
+    s->derived_used = (end + 63) & ~(size_t)63;
+    return COT_OK;
+}
+
+static bool inside(const cot__range *r, const void *p, size_t bytes) {
+    uintptr_t base = (uintptr_t)r->base, at = (uintptr_t)p;
+    return r->base && at >= base && at - base < r->bytes && bytes <= r->bytes - (at - base);
+}
+
+/* ---- from names to extents ---- */
+
+/* What one expert needs of a file, before neighbours are joined. */
+typedef struct want {
+    int file;
+    uint64_t offset, bytes;
+    size_t *at; /* gets the place in the slot */
+} want;
+
+enum { MOST_WANTS = COT__PARTS * 2 };
+
+static int by_place(const void *a, const void *b) {
+    const want *x = a, *y = b;
+    if (x->file != y->file) return x->file < y->file ? -1 : 1;
+    return (x->offset > y->offset) - (x->offset < y->offset);
+}
+
+static size_t span(const cot_view *v) {
+    return v->rows ? (size_t)(v->rows - 1) * v->row_stride + cot__row_bytes(v->type, v->cols) : 0;
+}
+
+static bool want_file(const cot__stream *s, const void *p, size_t bytes, size_t *at, want *out) {
+    for (int f = 0; f < s->store->set->n_files; f++)
+        if (inside(&s->files[f], p, bytes)) {
+            *out = (want){f, (uint64_t)((const char *)p - s->files[f].base), bytes, at};
+            return true;
+        }
+    return false;
+}
+
+static cot__recipe *recipe_of(const cot__stream *s, const void *p, size_t *offset) {
+    size_t at = (size_t)((const char *)p - s->derived.base), lo = 0, hi = s->n_recipes;
+    while (hi - lo > 1) {
+        size_t mid = (lo + hi) / 2;
+        if (s->recipe_at[mid] <= at) lo = mid;
+        else hi = mid;
+    }
+    *offset = at - s->recipe_at[lo];
+    return s->recipes[lo];
+}
+
+#define GROW(array, n, cap, more)                                                                            \
+    do {                                                                                                     \
+        if ((n) + (more) > (cap)) {                                                                          \
+            size_t to = ((n) + (more)) * 2;                                                                  \
+            void *p = cot__realloc_array(array, to, sizeof *(array));                                        \
+            if (!p) return cot__fail_memory(err, to * sizeof *(array));                                      \
+            (array) = p;                                                                                     \
+            (cap) = to;                                                                                      \
+        }                                                                                                    \
+    } while (0)
+
+/* Joins what touches or shares a page, lays the joined extents out in the slot, page by page. */
+static cot_status lay_out(cot__stream *s, want *w, int n, cot__streamed *x, cot_error *err) {
+    qsort(w, (size_t)n, sizeof *w, by_place);
+    x->segment = (int32_t)s->n_segments;
+    for (int i = 0; i < n;) {
+        const uint64_t mask = COT__AIO_ALIGN - 1;
+        uint64_t from = w[i].offset & ~mask, end = w[i].offset + w[i].bytes;
+        int j = i + 1;
+        while (j < n && w[j].file == w[i].file && w[j].offset <= ((end + mask) & ~mask)) {
+            if (w[j].offset + w[j].bytes > end) end = w[j].offset + w[j].bytes;
+            j++;
+        }
+        for (int k = i; k < j; k++) *w[k].at = x->bytes + (size_t)(w[k].offset - from);
+        for (uint64_t at = from; at < end; at += PIECE) {
+            uint64_t stop = end - at > PIECE ? at + PIECE : end;
+            size_t room = (size_t)(((stop + mask) & ~mask) - at);
+            GROW(s->segments, s->n_segments, s->cap_segments, 1);
+            s->segments[s->n_segments++] = (cot__segment){.file = s->store->set->files[w[i].file],
+                                                          .offset = at,
+                                                          .bytes = room,
+                                                          .need = (size_t)(stop - at),
+                                                          .at = x->bytes};
+            x->bytes += room;
+        }
+        i = j;
+    }
+    x->n_segments = (int32_t)s->n_segments - x->segment;
+    return COT_OK;
+}
+
+static cot_status add_expert(cot__stream *s, cot__expert *e, cot__streamed *x, cot_error *err) {
+    want w[MOST_WANTS];
+    int n = 0;
+    *x = (cot__streamed){.made = (int32_t)s->n_made};
+    GROW(s->made, s->n_made, s->cap_made, COT__PARTS); /* its places are pointed into below */
+    for (int p = 0; p < COT__PARTS; p++) {
+        cot_view *v = &e->part[p];
+        size_t bytes = span(v);
+        x->part_at[p] = COT__PINNED;
+        if (!v->data || !bytes) continue;
+        if (want_file(s, v->data, bytes, &x->part_at[p], &w[n])) n++;
+        else if (inside(&s->derived, v->data, bytes)) {
+            cot__made *m = &s->made[s->n_made++];
+            size_t offset;
+            *m = (cot__made){.recipe = recipe_of(s, v->data, &offset)};
+            for (int k = 0; k < 2 && m->recipe->raw[k]; k++)
+                if (want_file(s, m->recipe->raw[k], m->recipe->raw_bytes[k], &m->raw_at[k], &w[n])) n++;
+                else return cot__fail(err, COT_INTERNAL, NULL, "recipe", "reads what is in no file");
+            x->part_at[p] = offset; /* inside what is made; completed below */
+        }
+    }
+    x->n_made = (int32_t)s->n_made - x->made;
+    COT_TRY(lay_out(s, w, n, x, err));
+    for (int p = 0, m = x->made; p < COT__PARTS; p++) {
+        const cot_view *v = &e->part[p];
+        if (!v->data || !inside(&s->derived, v->data, span(v))) continue;
+        s->made[m].at = x->bytes;
+        x->part_at[p] += x->bytes;
+        x->bytes += (s->made[m].recipe->bytes + 63) & ~(size_t)63;
+        m++;
+    }
+    x->bytes = (x->bytes + COT__AIO_ALIGN - 1) & ~(size_t)(COT__AIO_ALIGN - 1);
+    for (int p = 0; p < COT__PARTS; p++)
+        if (x->part_at[p] != COT__PINNED) e->part[p].data = NULL;
+    return COT_OK;
+}
+
+cot_status cot__stream_add_bank(cot__stream *s, cot__bank *bank, cot_error *err) {
+    size_t first = (size_t)s->cache.n, need = first + (size_t)bank->n;
+    if (need > s->cap_experts) {
+        size_t cap = need * 2;
+        cot__streamed *x = cot__realloc_array(s->expert, cap, sizeof *x);
+        if (!x) return cot__fail_memory(err, cap * sizeof *x);
+        s->expert = x;
+        cot__slot **slot = cot__realloc_array(s->slot, cap, sizeof *slot);
+        if (!slot) return cot__fail_memory(err, cap * sizeof *slot);
+        s->slot = slot;
+        s->cap_experts = cap;
+    }
+    uint32_t *pages = cot__alloc_array((size_t)bank->n, sizeof *pages);
+    cot_status st = pages ? COT_OK : cot__fail_memory(err, (size_t)bank->n * sizeof *pages);
+    uint64_t most = 0, sum = 0;
+    for (int i = 0; i < bank->n && st == COT_OK; i++) {
+        cot__streamed *x = &s->expert[first + (size_t)i];
+        st = add_expert(s, &bank->experts[i], x, err);
+        s->slot[first + (size_t)i] = NULL;
+        pages[i] = (uint32_t)(x->bytes / COT__AIO_ALIGN);
+        if (x->bytes > most) most = x->bytes;
+        sum += x->bytes;
+    }
+    if (st == COT_OK) st = cot__cache_add_bank(&s->cache, pages, bank->n, &bank->first, err);
+    cot__free(pages);
+    if (st != COT_OK) return st;
+    s->all += sum;
+    if (most > s->smallest) s->smallest = most;
+    return COT_OK;
+}

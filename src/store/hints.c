@@ -1,0 +1,127 @@
+/* Owns: the wishes of predictors and of what comes for certain, and reading ahead while banks are swept.
+ * Reads for them start only when no demanded read is under way. */
+#include <string.h>
+
+#include "store/stream.h"
+
+enum { GUESS_WINDOW = 8, SWEEP_WINDOW = 64 }; /* reads of hints in flight at once */
+static const double STEP = 0.125, MOST_ALLOWANCE = 16;
+
+/* Bytes that may wait for their first use: what is read too early displaces what is wanted again. */
+static uint64_t limit(const cot__stream *s) {
+    uint64_t all = s->capacity < s->all ? s->capacity : s->all;
+    if (!s->cache.sweep) return all / 4;
+    uint64_t two = s->cache.n_banks ? s->all / (uint64_t)s->cache.n_banks * 2 : 0;
+    return two < all / 2 ? two : all / 2;
+}
+
+static bool may_start(const cot__stream *s, int32_t i) {
+    return (s->cache.hinted_pages * COT__AIO_ALIGN) + s->expert[i].bytes <= limit(s);
+}
+
+/* Takes wishes from the front as long as they can be started and the credit, where it counts, lasts. */
+static void grant(cot__stream *s, cot__wish *w, int *n, double *credit) {
+    int at = 0;
+    for (; at < *n; at++) {
+        if (s->slot[w[at].expert]) continue;
+        if (credit && *credit < 1) break;
+        if (!may_start(s, w[at].expert) || cot__stream_load(s, w[at].expert, true, NULL) != COT_OK) break;
+        if (credit) *credit -= 1;
+    }
+    *n -= at;
+    memmove(w, w + at, (size_t)*n * sizeof *w);
+}
+
+/* The banks after the present one, in order, round to where it stands. */
+static void read_ahead(cot__stream *s) {
+    int banks = s->cache.n_banks;
+    for (; s->ahead_bank < banks - 1; s->ahead_bank++, s->ahead_at = 0) {
+        int b = (s->cache.bank_now + 1 + s->ahead_bank) % banks, n = s->store->banks[b].n;
+        for (; s->ahead_at < n; s->ahead_at++) {
+            int32_t i = s->store->banks[b].first + s->ahead_at;
+            if (s->slot[i]) continue;
+            if (!may_start(s, i) || cot__stream_load(s, i, true, NULL) != COT_OK) return;
+        }
+    }
+}
+
+/* Guesses are read while the disk would idle. A wrong one that is still under way when its layer's turn comes
+ * stands in the way of what is wanted, so there are only as many as rarely do. */
+void cot__stream_adjust(cot__stream *s) {
+    int wrong = 0;
+    if (!s->turned || s->cache.sweep) return;
+    s->turned = false;
+    for (int j = 0; j < s->n_loading; j++) {
+        const cot__slot *k = s->loading[j];
+        wrong += k->hint && s->cache.entry[k->expert].leases == 1 && atomic_load(&k->pending) > 0;
+    }
+    if (wrong) s->allowance -= STEP * 2 * wrong;
+    else if (s->credit < 1) s->allowance += STEP; /* it was all spent */
+    if (s->allowance < STEP) s->allowance = STEP;
+    if (s->allowance > MOST_ALLOWANCE) s->allowance = MOST_ALLOWANCE;
+    s->credit = s->allowance + (s->credit < 1 && s->credit > 0 ? s->credit : 0);
+}
+
+void cot__stream_pump(cot__stream *s) {
+    if (s->starved) return;
+    grant(s, s->certain, &s->n_certain, NULL);
+    if (s->n_certain) return;
+    if (s->cache.sweep) read_ahead(s);
+    else if (s->n_urgent == 0) grant(s, s->guess, &s->n_guess, &s->credit);
+}
+
+/* Guesses about a bank are over when its turn has come. */
+static void forget(cot__stream *s, int bank) {
+    int kept = 0;
+    for (int k = 0; k < s->n_guess; k++)
+        if (s->cache.entry[s->guess[k].expert].bank != bank) s->guess[kept++] = s->guess[k];
+    s->n_guess = kept;
+}
+
+void cot__store_turn(cot__store *store, int bank, bool sweep) {
+    cot__stream *s = store->stream;
+    if (!s) return;
+    pthread_mutex_lock(&s->lock);
+    sweep |= s->ring;
+    if (s->cache.sweep != sweep) cot__aio_window(s->aio, sweep ? SWEEP_WINDOW : GUESS_WINDOW);
+    cot__cache_turn(&s->cache, bank, sweep);
+    forget(s, bank);
+    s->turned = true;
+    s->ahead_bank = s->ahead_at = s->n_certain = 0;
+    pthread_mutex_unlock(&s->lock);
+}
+
+void cot__store_hint(cot__store *store, int bank, const int32_t *ids, const float *probability, int n,
+                     uint64_t epoch) {
+    cot__stream *s = store->stream;
+    if (!s || bank < 0 || bank >= store->n_banks) return;
+    pthread_mutex_lock(&s->lock);
+    cot__wish *list = probability ? s->guess : s->certain;
+    int *count = probability ? &s->n_guess : &s->n_certain;
+    for (int k = 0; k < n; k++) {
+        if (ids[k] < 0 || ids[k] >= store->banks[bank].n) continue;
+        int32_t i = store->banks[bank].first + ids[k];
+        if (probability && probability[k] > s->cache.entry[i].demand)
+            s->cache.entry[i].demand = probability[k];
+        if (!s->slot[i] && *count < COT__WISHES)
+            list[(*count)++] = (cot__wish){i, probability ? probability[k] : 1, epoch};
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+static int drop_old(cot__wish *w, int *n, uint64_t epoch) {
+    int kept = 0, before = *n;
+    for (int k = 0; k < before; k++)
+        if (w[k].epoch >= epoch) w[kept++] = w[k];
+    *n = kept;
+    return before - kept;
+}
+
+void cot__store_cancel(cot__store *store, uint64_t epoch) {
+    cot__stream *s = store->stream;
+    if (!s) return;
+    pthread_mutex_lock(&s->lock);
+    s->cancelled +=
+        (uint64_t)(drop_old(s->certain, &s->n_certain, epoch) + drop_old(s->guess, &s->n_guess, epoch));
+    pthread_mutex_unlock(&s->lock);
+}

@@ -1,0 +1,470 @@
+/* Owns: slots and leases of a streaming store. One lock; reads end without it, their slots are taken notice
+ * of by whoever calls in next. No lease waits for room while it holds something that nobody can use, so
+ * leases never wait for each other in a circle. */
+#include "store/stream.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "base/pool.h"
+
+enum { MISSING, PINNED, HANDED, DONE }; /* states of an expert in a lease */
+
+cot_status cot__stream_create(cot__stream **out, cot__store *store, cot_error *err) {
+    cot__stream *s = cot__alloc_zero(1, sizeof *s);
+    if (!s) return cot__fail_memory(err, sizeof *s);
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->freed, NULL);
+    s->store = store;
+    s->capacity = UINT64_MAX;
+    s->allowance = s->credit = 4;
+    s->cache.retention = store->opt.retention;
+    s->ring = store->opt.residency == COT__RESIDENCY_RING;
+    s->files = cot__alloc_zero((size_t)store->set->n_files, sizeof *s->files);
+    s->certain = cot__alloc_array(COT__WISHES, sizeof *s->certain);
+    s->guess = cot__alloc_array(COT__WISHES, sizeof *s->guess);
+    cot_status st = s->files && s->certain && s->guess ? COT_OK : cot__fail_memory(err, COT__WISHES * 32);
+    if (st == COT_OK) st = cot__aio_create(&s->aio, &store->opt.aio, err);
+    if (st != COT_OK) cot__stream_free(&s);
+    else *out = s;
+    return st;
+}
+
+static void free_slot(cot__slot *k) {
+    if (!k) return;
+    cot__pages_free(k->memory, k->bytes);
+    cot__free(k->reads);
+    cot__free(k);
+}
+
+void cot__stream_free(cot__stream **stream) {
+    if (!stream || !*stream) return;
+    cot__stream *s = *stream;
+    cot__aio_free(&s->aio); /* nothing arrives any more */
+    for (int32_t i = 0; i < s->cache.n; i++) free_slot(s->slot[i]);
+    free_slot(s->spare);
+    for (int i = 0; s->files && i < s->store->set->n_files; i++)
+        if (s->files[i].base) munmap(s->files[i].base, s->files[i].bytes);
+    if (s->derived.base) munmap(s->derived.base, s->derived.bytes);
+    for (size_t i = 0; i < s->n_recipes; i++) cot__free(s->recipes[i]);
+    cot__cache_free(&s->cache);
+    cot__free(s->recipes);
+    cot__free(s->recipe_at);
+    cot__free(s->expert);
+    cot__free(s->slot);
+    cot__free(s->segments);
+    cot__free(s->made);
+    cot__free(s->loading);
+    cot__free(s->files);
+    cot__free(s->certain);
+    cot__free(s->guess);
+    pthread_mutex_destroy(&s->lock);
+    pthread_cond_destroy(&s->freed);
+    cot__free(s);
+    *stream = NULL;
+}
+
+/* ---- slots ---- */
+
+static cot__bank *bank_of(const cot__stream *s, int32_t i) {
+    return &s->store->banks[s->cache.entry[i].bank];
+}
+
+static void set_views(cot__stream *s, int32_t i, const char *memory) {
+    cot__bank *b = bank_of(s, i);
+    cot__expert *e = &b->experts[i - b->first];
+    for (int p = 0; p < COT__PARTS; p++)
+        if (s->expert[i].part_at[p] != COT__PINNED)
+            e->part[p].data = memory ? memory + s->expert[i].part_at[p] : NULL;
+}
+
+/* Gives up an expert's slot; nobody holds it and nothing arrives in it. */
+static void evict(cot__stream *s, int32_t i) {
+    cot__slot *k = s->slot[i];
+    cot__cache_remove(&s->cache, i);
+    set_views(s, i, NULL);
+    s->slot[i] = NULL;
+    free_slot(s->spare);
+    s->spare = k;
+    s->evicted++;
+}
+
+static uint64_t used(const cot__stream *s) { return s->cache.pages * COT__AIO_ALIGN; }
+
+static void notice(cot__stream *s);
+
+/* Drops hints whose reads have not begun: of one bank, or (−1) of all. */
+static void abandon_hints(cot__stream *s, int32_t bank) {
+    for (int j = 0; j < s->n_loading; j++) {
+        cot__slot *k = s->loading[j];
+        if (!k->hint || s->cache.entry[k->expert].leases > 1) continue;
+        if (bank >= 0 && s->cache.entry[k->expert].bank != bank) continue;
+        for (int r = 0; r < k->n_reads; r++)
+            if (cot__aio_cancel(s->aio, &k->reads[r])) {
+                atomic_store(&k->error, ECANCELED); /* what arrives of it is thrown away */
+                atomic_fetch_sub_explicit(&k->pending, 1, memory_order_release);
+            }
+    }
+    notice(s);
+}
+
+/* Brings what is resident below the capacity, as far as nobody holds it. */
+static void shrink(cot__stream *s) {
+    if (used(s) > s->capacity && s->n_loading)
+        abandon_hints(s, -1); /* not worth keeping when room is short */
+    while (used(s) > s->capacity) {
+        int32_t i = cot__cache_victim(&s->cache, false);
+        if (i < 0) break;
+        evict(s, i);
+    }
+    if (s->spare && used(s) + s->spare->bytes > s->capacity) {
+        free_slot(s->spare);
+        s->spare = NULL;
+    }
+}
+
+static bool make_room(cot__stream *s, int32_t i, bool hint) {
+    size_t need = s->expert[i].bytes;
+    while (used(s) + need > s->capacity) {
+        int32_t v = cot__cache_victim(&s->cache, hint);
+        if (v < 0) return false;
+        /* A hint for a layer may not displace what comes before it. */
+        if (hint && s->cache.sweep && s->cache.entry[i].bank != s->cache.bank_now &&
+            cot__cache_distance(&s->cache, s->cache.entry[v].bank) <=
+                cot__cache_distance(&s->cache, s->cache.entry[i].bank))
+            return false;
+        evict(s, v);
+    }
+    return true;
+}
+
+static cot_status take_slot(cot__stream *s, int32_t i, cot__slot **out, cot_error *err) {
+    const cot__streamed *x = &s->expert[i];
+    cot__slot *k = s->spare;
+    s->spare = NULL;
+    if (k && k->bytes != x->bytes) free_slot(k), k = NULL;
+    if (!k) {
+        k = cot__alloc_zero(1, sizeof *k);
+        if (!k) return cot__fail_memory(err, sizeof *k);
+        k->bytes = x->bytes;
+        k->memory = cot__pages_alloc(x->bytes);
+    }
+    if (k->cap_reads < x->n_segments) {
+        cot__read *r = cot__realloc_array(k->reads, (size_t)x->n_segments, sizeof *r);
+        if (r) k->reads = r, k->cap_reads = x->n_segments;
+    }
+    if (!k->memory || k->cap_reads < x->n_segments) {
+        free_slot(k);
+        return cot__fail_memory(err, x->bytes);
+    }
+    if (s->n_loading == s->cap_loading) {
+        size_t cap = s->cap_loading ? (size_t)s->cap_loading * 2 : 256;
+        cot__slot **p = cot__realloc_array(s->loading, cap, sizeof *p);
+        if (!p) {
+            free_slot(k);
+            return cot__fail_memory(err, cap * sizeof *p);
+        }
+        s->loading = p;
+        s->cap_loading = (int)cap;
+    }
+    *out = k;
+    return COT_OK;
+}
+
+static void on_read(cot__read *r, int error) {
+    cot__slot *k = r->user;
+    if (error && atomic_exchange(&k->error, error) == 0) atomic_store(&k->failed, r);
+    atomic_fetch_sub_explicit(&k->pending, 1, memory_order_release);
+}
+
+cot_status cot__stream_load(cot__stream *s, int32_t i, bool hint, cot_error *err) {
+    const cot__streamed *x = &s->expert[i];
+    cot__slot *k;
+    if (!make_room(s, i, hint)) return COT_LIMIT;
+    COT_TRY(take_slot(s, i, &k, err));
+    k->expert = i;
+    k->hint = hint;
+    k->n_reads = x->n_segments;
+    atomic_store(&k->pending, x->n_segments);
+    atomic_store(&k->error, 0);
+    atomic_store(&k->failed, NULL);
+    for (int r = 0; r < x->n_segments; r++) {
+        const cot__segment *g = &s->segments[x->segment + r];
+        k->reads[r] = (cot__read){.file = g->file,
+                                  .offset = g->offset,
+                                  .bytes = g->bytes,
+                                  .need = g->need,
+                                  .dst = k->memory + g->at,
+                                  .done = on_read,
+                                  .user = k};
+        bank_of(s, i)->stats.bytes_read += g->need;
+    }
+    s->slot[i] = k;
+    s->cache.entry[i].hinted = hint;
+    s->cache.entry[i].leases++; /* the arrival's own */
+    cot__cache_insert(&s->cache, i);
+    k->loading_at = s->n_loading;
+    s->loading[s->n_loading++] = k;
+    if (!hint) s->n_urgent++;
+    else bank_of(s, i)->stats.hinted++;
+    cot__aio_submit(s->aio, k->reads, k->n_reads, !hint);
+    return COT_OK;
+}
+
+static void make_parts(cot__stream *s, int32_t i, char *memory) {
+    const cot__streamed *x = &s->expert[i];
+    for (int m = x->made; m < x->made + x->n_made; m++) {
+        const cot__made *d = &s->made[m];
+        const void *raw[2] = {memory + d->raw_at[0], memory + d->raw_at[1]};
+        d->recipe->make(d->recipe, raw, memory + d->at);
+    }
+}
+
+/* Slots whose reads have all ended: ready, or failed. */
+static void notice(cot__stream *s) {
+    for (int j = 0; j < s->n_loading;) {
+        cot__slot *k = s->loading[j];
+        if (atomic_load_explicit(&k->pending, memory_order_acquire) > 0) {
+            j++;
+            continue;
+        }
+        s->loading[j] = s->loading[--s->n_loading];
+        s->loading[j]->loading_at = j;
+        k->loading_at = -1;
+        if (!k->hint) s->n_urgent--;
+        s->cache.entry[k->expert].leases--;
+        if (!atomic_load(&k->error)) {
+            make_parts(s, k->expert, k->memory);
+            set_views(s, k->expert, k->memory);
+        } else if (s->cache.entry[k->expert].leases == 0) evict(s, k->expert); /* nobody's: forgotten */
+    }
+}
+
+cot_status cot__stream_failed(const cot__read *r, int error, cot_error *err) {
+    const char *path = cot__file_path(r->file);
+    if (error == ENODATA)
+        return cot__fail(err, COT_IO, path, NULL, "ends before %llu: it was cut while it was in use",
+                         (unsigned long long)(r->offset + r->need));
+    errno = error;
+    return cot__fail_errno(err, path, NULL, "read of %zu bytes at %llu failed", r->need,
+                           (unsigned long long)r->offset);
+}
+
+/* ---- leases ---- */
+
+static int32_t number(const cot__stream *s, const cot__lease *l, int at) {
+    return s->store->banks[l->bank_number].first + l->ids[at];
+}
+
+/* Asks for what the lease misses, as far as there is room. */
+static cot_status ask(cot__stream *s, cot__lease *l, cot_error *err) {
+    s->starved = false;
+    for (int a = 0; l->missing > 0 && a < l->n; a++) {
+        if (l->state[a] != MISSING) continue;
+        int32_t i = number(s, l, a);
+        if (s->slot[i] && s->slot[i]->loading_at >= 0 && atomic_load(&s->slot[i]->error))
+            continue; /* soon gone */
+        if (!s->slot[i]) {
+            cot_status st = cot__stream_load(s, i, false, err);
+            s->starved = st == COT_LIMIT;
+            if (s->starved) return COT_OK; /* later */
+            if (st != COT_OK) return st;
+        }
+        s->cache.entry[i].leases++;
+        l->state[a] = PINNED;
+        l->missing--;
+    }
+    return COT_OK;
+}
+
+cot_status cot__stream_acquire(cot__stream *s, cot__lease *l, cot_error *err) {
+    cot__bank *b = &s->store->banks[l->bank_number];
+    pthread_mutex_lock(&s->lock);
+    cot__aio_poll(s->aio);
+    notice(s);
+    l->missing = l->n;
+    b->stats.acquired += (uint64_t)l->n;
+    for (int a = 0; a < l->n; a++) { /* what is here first, lest it make room for the rest */
+        int32_t i = number(s, l, a);
+        cot__slot *k = s->slot[i];
+        bool first_use = k && s->cache.entry[i].hinted;
+        cot__cache_use(&s->cache, i);
+        l->state[a] = MISSING;
+        if (k && atomic_load(&k->error)) k = NULL; /* abandoned, or failed and still held */
+        if (!k) {
+            b->stats.misses++;
+            continue;
+        }
+        b->stats.hits++;
+        b->stats.hinted_used += first_use;
+        if (k->loading_at >= 0 && k->hint) {
+            for (int r = 0; r < k->n_reads; r++) cot__aio_promote(s->aio, &k->reads[r]);
+            k->hint = false;
+            s->n_urgent++;
+        }
+        s->cache.entry[i].leases++;
+        l->state[a] = PINNED;
+        l->missing--;
+    }
+    cot__stream_adjust(s);
+    /* The guesses that were wrong make way for what is wanted. */
+    if (l->missing && s->n_loading && !s->cache.sweep) abandon_hints(s, l->bank_number);
+    cot_status st = ask(s, l, err);
+    pthread_mutex_unlock(&s->lock);
+    if (st != COT_OK) cot__stream_release(s, l);
+    return st;
+}
+
+/* A read that the lease waits for has failed. */
+static cot_status give_up(cot__stream *s, cot__lease *l, int at, cot_error *err) {
+    int32_t i = number(s, l, at);
+    const cot__slot *k = s->slot[i];
+    cot_status st = cot__stream_failed(atomic_load(&k->failed), atomic_load(&k->error), err);
+    l->state[at] = DONE;
+    if (--s->cache.entry[i].leases == 0) evict(s, i);
+    return st;
+}
+
+static cot_status collect(cot__stream *s, cot__lease *l, int *which, int most, int *n, bool *pending,
+                          cot_error *err) {
+    *n = 0;
+    *pending = false;
+    for (int a = 0; a < l->n && *n < most; a++) {
+        if (l->state[a] != PINNED) continue;
+        const cot__slot *k = s->slot[number(s, l, a)];
+        if (k->loading_at >= 0) {
+            *pending = true;
+            continue;
+        }
+        if (atomic_load(&k->error)) {
+            for (int j = 0; j < *n; j++) l->state[which[j]] = PINNED; /* released with the rest */
+            l->handed -= *n, l->out -= *n, *n = 0;
+            return give_up(s, l, a, err);
+        }
+        l->state[a] = HANDED;
+        l->handed++, l->out++;
+        which[(*n)++] = a;
+    }
+    return COT_OK;
+}
+
+cot_status cot__stream_take(cot__stream *s, cot__lease *l, int *which, int most, int *n, cot_error *err) {
+    cot__bank *b = &s->store->banks[l->bank_number];
+    bool pending = false;
+    *n = 0;
+    pthread_mutex_lock(&s->lock);
+    for (;;) {
+        uint64_t seen = cot__aio_ended(s->aio);
+        if (s->n_loading) cot__aio_poll(s->aio);
+        notice(s);
+        cot_status st = ask(s, l, err);
+        if (st == COT_OK) st = collect(s, l, which, most, n, &pending, err);
+        if (st != COT_OK || *n > 0 || l->handed == l->n) {
+            if (st == COT_OK) cot__stream_pump(s);
+            pthread_mutex_unlock(&s->lock);
+            return st;
+        }
+        double t = cot__now();
+        if (s->n_loading > 0) {
+            pthread_mutex_unlock(&s->lock);
+            cot__aio_wait(s->aio, seen);
+            pthread_mutex_lock(&s->lock);
+        } else if (l->out > 0) {
+            pthread_mutex_unlock(&s->lock);
+            return cot__fail(err, COT_INTERNAL, NULL, "lease",
+                             "takes more while it holds what fills the cache");
+        } else pthread_cond_wait(&s->freed, &s->lock);
+        *(pending ? &b->stats.stall_read : &b->stats.stall_slot) += cot__now() - t;
+    }
+}
+
+static void give_back(cot__stream *s, cot__lease *l, int at) {
+    int32_t i = number(s, l, at);
+    l->out -= l->state[at] == HANDED;
+    l->state[at] = DONE;
+    if (--s->cache.entry[i].leases == 0 && s->slot[i]->loading_at < 0 && atomic_load(&s->slot[i]->error))
+        evict(s, i);
+}
+
+static void after_giving(cot__stream *s) {
+    shrink(s);
+    pthread_cond_broadcast(&s->freed);
+}
+
+void cot__stream_done(cot__stream *s, cot__lease *l, const int *which, int n) {
+    pthread_mutex_lock(&s->lock);
+    for (int j = 0; j < n; j++) give_back(s, l, which[j]);
+    after_giving(s);
+    if (l->missing) {
+        notice(s);
+        (void)ask(s, l, NULL); /* what fails here fails again in take, and says so there */
+    }
+    cot__stream_pump(s);
+    pthread_mutex_unlock(&s->lock);
+}
+
+void cot__stream_release(cot__stream *s, cot__lease *l) {
+    pthread_mutex_lock(&s->lock);
+    for (int a = 0; a < l->n; a++)
+        if (l->state[a] == PINNED || l->state[a] == HANDED) give_back(s, l, a);
+        else l->state[a] = DONE;
+    l->missing = 0;
+    after_giving(s);
+    cot__stream_pump(s);
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* ---- budget and figures ---- */
+
+cot_status cot__store_set_capacity(cot__store *store, uint64_t bytes, cot_error *err) {
+    cot__stream *s = store->stream;
+    if (!s) return COT_OK;
+    if (bytes < s->smallest)
+        return cot__fail(err, COT_LIMIT, NULL, "memory", "%llu bytes for experts, one alone takes %llu",
+                         (unsigned long long)bytes, (unsigned long long)s->smallest);
+    pthread_mutex_lock(&s->lock);
+    s->capacity = bytes;
+    notice(s);
+    after_giving(s);
+    pthread_mutex_unlock(&s->lock);
+    return COT_OK;
+}
+
+void cot__store_get_bank_stats(cot__store *store, int bank, cot__bank_stats *out) {
+    if (store->stream) pthread_mutex_lock(&store->stream->lock);
+    *out = store->banks[bank].stats;
+    if (store->stream) pthread_mutex_unlock(&store->stream->lock);
+}
+
+void cot__store_get_stats(cot__store *store, cot__store_stats *out) {
+    *out = (cot__store_stats){.resident_bytes = store->resident, .io = ""};
+    out->all.bytes_read = store->read;
+    cot__stream *s = store->stream;
+    if (!s) return;
+    for (int i = 0; i < store->n_banks; i++) {
+        cot__bank_stats b;
+        cot__store_get_bank_stats(store, i, &b);
+        out->all.acquired += b.acquired;
+        out->all.hits += b.hits;
+        out->all.misses += b.misses;
+        out->all.hinted += b.hinted;
+        out->all.hinted_used += b.hinted_used;
+        out->all.bytes_read += b.bytes_read;
+        out->all.stall_read += b.stall_read;
+        out->all.stall_slot += b.stall_slot;
+    }
+    cot__aio_stats a;
+    cot__aio_get_stats(s->aio, &a);
+    pthread_mutex_lock(&s->lock);
+    out->expert_bytes = used(s);
+    out->resident_bytes += used(s);
+    out->capacity = s->capacity;
+    out->evicted = s->evicted;
+    out->cancelled = s->cancelled;
+    out->disk_busy = a.busy;
+    out->io = cot__aio_name(s->aio);
+    pthread_mutex_unlock(&s->lock);
+}

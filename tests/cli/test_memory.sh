@@ -1,0 +1,61 @@
+#!/bin/sh
+# Budgets and residencies on the command line: what is refused and how, and the same text whatever they are.
+set -eu
+coterie=$1/coterie
+[ -x "$coterie" ] || { echo "no $coterie yet"; exit 77; }
+dir=$(mktemp -d /tmp/coterie-memory.XXXXXX)
+trap 'rm -rf "$dir"' EXIT
+model=tests/golden/qwen3moe/hf
+failures=0
+complain() { echo "$1"; failures=$((failures + 1)); }
+refused() { # CODE TEXT ARGUMENTS…
+    code=$1 text=$2
+    shift 2
+    set +e
+    "$coterie" "$@" >"$dir/out" 2>&1
+    got=$?
+    set -e
+    [ $got = "$code" ] || complain "coterie $*: exit code $got, not $code: $(cat "$dir/out")"
+    grep -q -e "$text" "$dir/out" || complain "coterie $*: says \"$(cat "$dir/out")\", not \"$text\""
+}
+bench() { "$coterie" bench $model -p 8 -n 4 -r 1 --json "$@"; }
+
+refused 1 'MiB are too few: at least [0-9]* MiB are needed' bench $model -p 8 -n 1 -r 1 --memory 1MiB --residency stream
+refused 2 '--memory must be a size' bench $model --memory 8GX
+refused 2 '--memory must be a size' bench $model --memory -3
+refused 2 '--residency must be' bench $model --residency disk
+refused 1 'is none of lru' bench $model --retention best -n 1 -p 0 -r 1
+for size in 64MiB 64M 0.1GB 70000000 65536KiB; do
+    bench --memory $size --residency stream | grep -q '"residency": "stream"' || complain "--memory $size"
+done
+bench --memory 64MiB --residency ring | grep -q '"hit_rate"' || complain "no hit rate in --json"
+least=$("$coterie" bench $model -p 8 -n 1 -r 1 --memory 1MiB --residency stream 2>&1 | sed -n 's/.*at least \([0-9]*\) MiB.*/\1/p')
+bench --memory $((least + 2))MiB --residency stream >/dev/null || complain "$least MiB were said to do"
+# What is recorded can be replayed.
+"$coterie" bench $model -p 8 -n 20 -r 1 --trace "$dir/trace" >/dev/null || complain "bench --trace fails"
+[ "$(wc -l <"$dir/trace")" -gt 50 ] || complain "the trace has $(wc -l <"$dir/trace") lines"
+"$coterie" replay "$dir/trace" --retention lru,oracle --capacity 25,100 --json >"$dir/out" || complain "replay fails"
+grep -q '"retention": "oracle", "predict": "none", "capacity": 1.0000' "$dir/out" || complain "replay says $(cat "$dir/out")"
+"$coterie" replay "$dir/trace" --control uniform --predict none,transition >/dev/null || complain "replay --control uniform"
+"$coterie" replay "$dir/trace" --control shuffle >/dev/null || complain "replay --control shuffle"
+refused 2 'none, shuffle or uniform' replay "$dir/trace" --control chance
+refused 2 'percentages' replay "$dir/trace" --capacity ten
+refused 1 'is none of lru' replay "$dir/trace" --retention best
+refused 1 'cannot open' replay "$dir/none"
+refused 1 'cannot create' bench $model -p 1 -n 1 -r 1 --trace "$dir/none/trace"
+"$coterie" bench $model -p 8 -n 4 -r 1 --residency stream --stats 2>&1 | grep -q '^ *1 .*[0-9]' || complain "no table by layer"
+# A file that is cut while it is mapped ends the command with a message; streamed, too.
+for residency in mmap stream; do
+    cp tests/golden/noise/model.gguf "$dir/cut.gguf"
+    set +e
+    "$coterie" bench "$dir/cut.gguf" -p 0 -n 1000000 -r 1 --residency $residency >"$dir/out" 2>&1 &
+    pid=$!
+    sleep 4 # the machine is measured first
+    : >"$dir/cut.gguf"
+    wait $pid
+    got=$?
+    set -e
+    [ $got = 1 ] || complain "a cut file, $residency: exit code $got"
+    grep -q -e 'cut.gguf: .*cut while\|cut.gguf: was changed' "$dir/out" || complain "a cut file, $residency: $(cat "$dir/out")"
+done
+[ $failures = 0 ]
