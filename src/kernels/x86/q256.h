@@ -12,8 +12,8 @@ COT_ALWAYS void gemm256(const kind256 *k, const cot_view *w, int64_t r0, int64_t
                         n - t < MANY ? n - t : MANY, out + (size_t)t * os, os);
         return;
     }
-    const cot__q8_256 *a[FEW];
-    float *o[FEW];
+    const cot__q8_256 *a[FEW] = {NULL};
+    float *o[FEW] = {NULL};
     for (int t = 0; t < n; t++) {
         a[t] = (const void *)((const char *)act + (size_t)(idx ? idx[t] : t) * as);
         o[t] = out + (size_t)t * os;
