@@ -61,11 +61,20 @@ void *cot__realloc_array(void *p, size_t n, size_t size) {
     return p ? q : count(q);
 }
 
+/* Pieces from LARGE on begin where a huge page may, so that the kernel can use some: weights read through 4
+ * KiB pages come a quarter slower. */
+enum { HUGE = 2 << 20, LARGE = 8 << 20 };
+
 void *cot__alloc_aligned(size_t alignment, size_t bytes) {
     size_t rounded;
     if (cot__add_overflow(bytes, alignment - 1, &rounded) || cot__fault_hit(COT__FAULT_ALLOC)) return NULL;
     rounded &= ~(alignment - 1);
-    return count(aligned_alloc(alignment, rounded ? rounded : alignment));
+    if (rounded < LARGE || alignment > HUGE)
+        return count(aligned_alloc(alignment, rounded ? rounded : alignment));
+    rounded = (rounded + HUGE - 1) & ~(size_t)(HUGE - 1);
+    void *p = aligned_alloc(HUGE, rounded);
+    if (p) (void)madvise(p, rounded, MADV_HUGEPAGE);
+    return count(p);
 }
 
 void cot__free(void *p) {
@@ -73,9 +82,7 @@ void cot__free(void *p) {
     free(p);
 }
 
-/* Large pieces begin where a huge page may, so that the kernel can use some. */
 static void *map_pages(size_t bytes) {
-    enum { HUGE = 2 << 20 };
     size_t more = bytes >= HUGE ? HUGE : 0, before;
     char *p =
         mmap(NULL, bytes + more, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
