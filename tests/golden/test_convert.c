@@ -82,6 +82,60 @@ static void goes_to_gguf_and_back(void **state) {
     golden_remove(dir);
 }
 
+/* Through a GGUF and back; the config.json of the folder. */
+static json_t *config_after(const char *dir, const char *hf) {
+    char gguf[128], folder[128], path[160];
+    cot_error err;
+    json_t *root;
+    snprintf(gguf, sizeof gguf, "%s/c.gguf", dir);
+    snprintf(folder, sizeof folder, "%s/c", dir);
+    snprintf(path, sizeof path, "%s/c/config.json", dir);
+    must_convert(hf, gguf, NULL);
+    must_convert(gguf, folder, NULL);
+    if (cot__json_load(&root, path, 1 << 20, &err) != COT_OK) fail_msg("%s", err.message);
+    golden_remove(folder);
+    unlink(gguf);
+    return root;
+}
+
+/* What transformers cannot guess stands in the config: dense layers among routed ones, that there is no
+ * padding token, and "default" for a rotation without scaling. */
+static void writes_configs_of_transformers(void **state) {
+    char dir[64], path[200], link[200], cwd[200];
+    cot_error err;
+    (void)state;
+    golden_temp(dir);
+    json_t *root = config_after(dir, "tests/golden/qwen3moe-plain/hf"),
+           *list = json_object_get(root, "mlp_only_layers");
+    assert_int_equal(json_array_size(list), 1);
+    assert_int_equal(json_integer_value(json_array_get(list, 0)), 1);
+    assert_true(json_is_null(json_object_get(root, "pad_token_id")));
+    json_decref(root);
+    root = config_after(dir, "tests/golden/glm4moe/hf"); /* says it by first_k_dense_replace */
+    assert_null(json_object_get(root, "mlp_only_layers"));
+    json_decref(root);
+
+    assert_int_equal(cot__json_load(&root, "tests/golden/gemma3/hf/config.json", 1 << 20, &err), COT_OK);
+    json_t *full = json_object_get(json_object_get(root, "rope_parameters"), "full_attention");
+    assert_int_equal(json_object_set_new(full, "rope_type", json_string("default")), 0);
+    json_object_del(full, "factor");
+    snprintf(path, sizeof path, "%s/hf", dir);
+    assert_int_equal(mkdir(path, 0700), 0);
+    snprintf(path, sizeof path, "%s/hf/config.json", dir);
+    assert_int_equal(json_dump_file(root, path, 0), 0);
+    json_decref(root);
+    assert_non_null(getcwd(cwd, 150));
+    snprintf(path, sizeof path, "%.150s/tests/golden/gemma3/hf/model.safetensors", cwd);
+    snprintf(link, sizeof link, "%s/hf/model.safetensors", dir);
+    assert_int_equal(symlink(path, link), 0);
+    snprintf(path, sizeof path, "%s/hf", dir);
+    root = config_after(dir, path);
+    full = json_object_get(json_object_get(root, "rope_parameters"), "full_attention");
+    assert_string_equal(json_string_value(json_object_get(full, "rope_type")), "default");
+    json_decref(root);
+    golden_remove(dir);
+}
+
 /* Which layers have a window stands in GGUF's own words, so that every engine reads it. A file may give the
  * period instead of a value for each layer. */
 static void names_windowed_layers(void **state) {
@@ -258,9 +312,13 @@ static void declines(void **state) {
 int main(void) {
     golden_list();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(goes_to_gguf_and_back), cmocka_unit_test(names_windowed_layers),
-        cmocka_unit_test(writes_every_type),     cmocka_unit_test(chooses_types_by_part),
-        cmocka_unit_test(splits_a_dense_model),  cmocka_unit_test(declines),
+        cmocka_unit_test(goes_to_gguf_and_back),
+        cmocka_unit_test(writes_configs_of_transformers),
+        cmocka_unit_test(names_windowed_layers),
+        cmocka_unit_test(writes_every_type),
+        cmocka_unit_test(chooses_types_by_part),
+        cmocka_unit_test(splits_a_dense_model),
+        cmocka_unit_test(declines),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
