@@ -17,7 +17,11 @@
 #include "base/pool.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#ifdef __SANITIZE_THREAD__ /* the choice is made before that runtime stands, and would end the process */
+#define BEST_CPU
+#else
 #define BEST_CPU __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#endif
 #else
 #define BEST_CPU
 #endif

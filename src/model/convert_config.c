@@ -106,6 +106,21 @@ static cot_status put_flags(cot__convert *c, json_t *root, cot_error *err) {
                : cot__fail_memory(err, 64);
 }
 
+/* Dense layers among routed ones, where no count of leading ones says which. */
+static cot_status put_dense_layers(cot__convert *c, json_t *root, cot_error *err) {
+    const cot__param *leading = cot__param_find(c->arch, "n_dense");
+    cot__bind b = {.arch = c->arch, .store = c->store};
+    json_t *list = json_array();
+    int bad = !list;
+    for (int i = 0; i < c->n_layer && !bad; i++)
+        if (!cot__slot_exists(&b, "ffn_gate_inp", i)) bad = json_array_append_new(list, json_integer(i));
+    size_t n = json_array_size(list);
+    if (!bad && n > 0 && n < (size_t)c->n_layer && (!leading || leading->kind == COT__PARAM_NONE))
+        bad = json_object_set(root, "mlp_only_layers", list);
+    json_decref(list);
+    return bad ? cot__fail_memory(err, 64) : COT_OK;
+}
+
 /* The family's constants: the first set whose condition holds. */
 static cot_status put_family(cot__convert *c, json_t *root, cot_error *err) {
     const json_t *sets = json_object_get(c->arch->doc, "hf_config");
@@ -209,9 +224,13 @@ static cot_status name_rotations(json_t *params, cot_error *err) {
     json_t *v;
     void *next;
     json_object_foreach_safe(params, next, key, v) {
-        if (!json_is_object(v)) json_object_del(params, key);
-        else if (!json_object_get(v, "rope_type") &&
-                 json_object_set_new(v, "rope_type", json_string("default")) != 0)
+        if (!json_is_object(v)) {
+            json_object_del(params, key);
+            continue;
+        }
+        const char *type = json_string_value(json_object_get(v, "rope_type"));
+        if ((!type || strcmp(type, "none") == 0) &&
+            json_object_set_new(v, "rope_type", json_string("default")) != 0)
             return cot__fail_memory(err, 64);
     }
     return COT_OK;
@@ -281,12 +300,14 @@ cot_status cot__convert_config(cot__convert *c, const char *dir, cot_error *err)
     for (int i = 0; s == COT_OK && i < 3; i++) {
         const cot__gguf_kv *kv = cot__gguf_find(c->source->gguf, ids[i][1]);
         int64_t id;
-        if (kv && cot__gguf_int(kv, 0, &id) && json_object_set_new(root, ids[i][0], json_integer(id)) != 0)
-            s = cot__fail_memory(err, 64);
+        /* some families of transformers assume a padding token, which a file without one need not have */
+        json_t *v = kv && cot__gguf_int(kv, 0, &id) ? json_integer(id) : i == 2 ? json_null() : NULL;
+        if (v && json_object_set_new(root, ids[i][0], v) != 0) s = cot__fail_memory(err, 64);
     }
     if (s == COT_OK) s = put_vocab_size(c, root, err);
     if (s == COT_OK) s = put_rope(c, root, err);
     if (s == COT_OK) s = put_flags(c, root, err);
+    if (s == COT_OK) s = put_dense_layers(c, root, err);
     if (s == COT_OK) s = put_family(c, root, err);
     if (s == COT_OK) s = write_json(dir, "config.json", root, err);
     if (s == COT_OK) s = put_template(c, dir, err);

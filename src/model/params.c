@@ -114,6 +114,8 @@ static cot_status from_source(const cot__arch *a, cot__param *p, const json_t *s
     const json_t *keys = json_object_get(spec, a->source->is_gguf ? "gguf" : "hf"),
                  *map = json_object_get(spec, "enum");
     size_t n = json_is_array(keys) ? json_array_size(keys) : keys ? 1 : 0;
+    if (a->source->is_gguf && json_object_get(json_object_get(spec, "default"), "period"))
+        map = NULL; /* a GGUF has numbers here: one for each layer, or the period */
     for (size_t i = 0; i < n && p->kind == COT__PARAM_NONE; i++) {
         const char *key = json_string_value(json_is_array(keys) ? json_array_get(keys, i) : keys);
         if (!key) return cot__fail(err, COT_FORMAT, a->file, p->name, "keys must be strings");
@@ -158,13 +160,14 @@ static cot_status derive(cot__arch *a, cot__param *p, const char *how, const jso
     return COT_OK;
 }
 
-/* {"period": P, "last": x, "others": y}: layer i gets x where (i + 1) mod P = 0, else y. With "from": F
- * instead, where i ≥ F. */
+/* {"period": P, "last": x, "others": y}: layer i gets x where (i + 1) mod P = 0, else y. A number that the
+ * file gives where a list is meant is the period (GGUF's sliding_window_pattern is one or the other). With
+ * "from": F instead, where i ≥ F. */
 static cot_status schedule(cot__arch *a, cot__param *p, const json_t *d, cot_error *err) {
     const json_t *from = json_object_get(d, "from");
-    double at = 0, last = 0, others = 0, layers = 0;
-    bool found[3];
-    COT_TRY(operand(a, from ? from : json_object_get(d, "period"), &at, &found[0], err));
+    double at = p->number, last = 0, others = 0, layers = 0;
+    bool found[3] = {p->kind == COT__PARAM_NUMBER};
+    if (!found[0]) COT_TRY(operand(a, from ? from : json_object_get(d, "period"), &at, &found[0], err));
     COT_TRY(operand(a, json_object_get(d, "last"), &last, &found[1], err));
     COT_TRY(operand(a, json_object_get(d, "others"), &others, &found[2], err));
     cot__param *count = (cot__param *)cot__param_find(a, "n_layer");
@@ -176,8 +179,10 @@ static cot_status schedule(cot__arch *a, cot__param *p, const json_t *d, cot_err
     if (!found[0]) return COT_OK;
     layers = count->number;
     COT_TRY(make_list(a, p, (uint64_t)layers, err));
-    for (size_t i = 0; i < p->n_list; i++)
-        p->list[i] = (from ? (double)i >= at : at >= 1 && (i + 1) % (size_t)at == 0) ? last : others;
+    for (size_t i = 0; i < p->n_list; i++) {
+        bool hit = from ? (double)i >= at : at >= 1 && at <= layers && (i + 1) % (size_t)at == 0;
+        p->list[i] = hit ? last : others;
+    }
     return COT_OK;
 }
 
@@ -226,7 +231,9 @@ static cot_status resolve(cot__arch *a, cot__param *p, cot_error *err) {
         !json_object_get(spec, "from") && !json_object_get(spec, "ratio") && !json_object_get(spec, "sum") &&
         !json_object_get(spec, "difference")) {
         COT_TRY(from_source(a, p, spec, err));
-        if (p->kind == COT__PARAM_NONE) COT_TRY(set_default(a, p, json_object_get(spec, "default"), err));
+        const json_t *d = json_object_get(spec, "default");
+        if (p->kind == COT__PARAM_NUMBER && json_object_get(d, "period")) COT_TRY(schedule(a, p, d, err));
+        if (p->kind == COT__PARAM_NONE) COT_TRY(set_default(a, p, d, err));
         if (p->kind == COT__PARAM_NONE && json_is_true(json_object_get(spec, "required"))) {
             const json_t *key = json_object_get(spec, a->source->is_gguf ? "gguf" : "hf");
             if (json_is_array(key)) key = json_array_get(key, 0);

@@ -72,10 +72,11 @@ cot_status cot__tok_added_find(const cot__tokenizer *t, const cot__tok_trie *tri
             while (start > done && cot__char_is_space(char_before(text, start, &len))) start -= len;
         if (a->rstrip)
             while (end < n && cot__char_is_space(cot__utf8_get(text + end, n - end, &len))) end += len;
-        if (start < done) start = done;
         if (start > done) COT_TRY(push(out, done, start, -1, err));
         COT_TRY(push(out, start, end, a->id, err));
-        if (end > done) done = end;
+        /* This may step back: a token inside the spaces that the one before swallowed is found nevertheless,
+         * and what follows it is text again. */
+        done = end;
     }
     return done < n ? push(out, done, n, -1, err) : COT_OK;
 }

@@ -8,6 +8,7 @@
 
 #include <coterie/convert.h>
 
+#include "format/gguf.h"
 #include "golden.h"
 
 /* Where the container's own order of rows changes a sum's order. */
@@ -78,6 +79,113 @@ static void goes_to_gguf_and_back(void **state) {
         golden_close(&g);
     }
     assert_int_equal(back, golden_count - 1);
+    golden_remove(dir);
+}
+
+/* Through a GGUF and back; the config.json of the folder. */
+static json_t *config_after(const char *dir, const char *hf) {
+    char gguf[128], folder[128], path[160];
+    cot_error err;
+    json_t *root;
+    snprintf(gguf, sizeof gguf, "%s/c.gguf", dir);
+    snprintf(folder, sizeof folder, "%s/c", dir);
+    snprintf(path, sizeof path, "%s/c/config.json", dir);
+    must_convert(hf, gguf, NULL);
+    must_convert(gguf, folder, NULL);
+    if (cot__json_load(&root, path, 1 << 20, &err) != COT_OK) fail_msg("%s", err.message);
+    golden_remove(folder);
+    unlink(gguf);
+    return root;
+}
+
+/* What transformers cannot guess stands in the config: dense layers among routed ones, that there is no
+ * padding token, and "default" for a rotation without scaling. */
+static void writes_configs_of_transformers(void **state) {
+    char dir[64], path[200], link[200], cwd[200];
+    cot_error err;
+    (void)state;
+    golden_temp(dir);
+    json_t *root = config_after(dir, "tests/golden/qwen3moe-plain/hf"),
+           *list = json_object_get(root, "mlp_only_layers");
+    assert_int_equal(json_array_size(list), 1);
+    assert_int_equal(json_integer_value(json_array_get(list, 0)), 1);
+    assert_true(json_is_null(json_object_get(root, "pad_token_id")));
+    json_decref(root);
+    root = config_after(dir, "tests/golden/glm4moe/hf"); /* says it by first_k_dense_replace */
+    assert_null(json_object_get(root, "mlp_only_layers"));
+    json_decref(root);
+
+    assert_int_equal(cot__json_load(&root, "tests/golden/gemma3/hf/config.json", 1 << 20, &err), COT_OK);
+    json_t *full = json_object_get(json_object_get(root, "rope_parameters"), "full_attention");
+    assert_int_equal(json_object_set_new(full, "rope_type", json_string("default")), 0);
+    json_object_del(full, "factor");
+    snprintf(path, sizeof path, "%s/hf", dir);
+    assert_int_equal(mkdir(path, 0700), 0);
+    snprintf(path, sizeof path, "%s/hf/config.json", dir);
+    assert_int_equal(json_dump_file(root, path, 0), 0);
+    json_decref(root);
+    assert_non_null(getcwd(cwd, 150));
+    snprintf(path, sizeof path, "%.150s/tests/golden/gemma3/hf/model.safetensors", cwd);
+    snprintf(link, sizeof link, "%s/hf/model.safetensors", dir);
+    assert_int_equal(symlink(path, link), 0);
+    snprintf(path, sizeof path, "%s/hf", dir);
+    root = config_after(dir, path);
+    full = json_object_get(json_object_get(root, "rope_parameters"), "full_attention");
+    assert_string_equal(json_string_value(json_object_get(full, "rope_type")), "default");
+    json_decref(root);
+    golden_remove(dir);
+}
+
+/* Which layers have a window stands in GGUF's own words, so that every engine reads it. A file may give the
+ * period instead of a value for each layer. */
+static void names_windowed_layers(void **state) {
+    static const uint32_t layers[] = {1, 1, 0, 1};
+    char dir[64], gguf[128], other[128];
+    cot_error err;
+    golden_case g;
+    (void)state;
+    golden_temp(dir);
+    golden_open(&g, "gemma3");
+    snprintf(gguf, sizeof gguf, "%s/a.gguf", dir);
+    snprintf(other, sizeof other, "%s/b.gguf", dir);
+    must_convert("tests/golden/gemma3/hf", gguf, NULL);
+    cot__gguf *f = NULL;
+    cot__gguf_writer *w = NULL;
+    assert_int_equal(cot__gguf_open(&f, gguf, &err), COT_OK);
+    const char *key = "gemma3.attention.sliding_window_pattern";
+    const cot__gguf_kv *kv = cot__gguf_find(f, key);
+    assert_non_null(kv);
+    assert_true(kv->type == COT_GGUF_ARRAY && kv->elem == COT_GGUF_U32 && kv->count == 4);
+    assert_memory_equal(kv->data, layers, sizeof layers);
+    assert_int_equal(cot__gguf_writer_open(&w, other, &err), COT_OK);
+    for (size_t i = 0; i < cot__gguf_kv_count(f); i++) {
+        kv = cot__gguf_kv_at(f, i);
+        cot_status s = strcmp(kv->key, key) == 0 ? cot__gguf_put_int(w, key, COT_GGUF_U32, 3, &err)
+                                                 : cot__gguf_put_kv(w, kv, &err);
+        assert_int_equal(s, COT_OK);
+    }
+    const cot__tensor_set *set = cot__gguf_tensors(f);
+    for (size_t i = 0; i < set->n_tensors; i++) {
+        const cot__tensor *t = &set->tensors[i];
+        assert_int_equal(cot__gguf_put_tensor(w, t->name, t->type, t->n_dims, t->dims, &err), COT_OK);
+    }
+    char *bytes;
+    size_t n;
+    assert_int_equal(cot__gguf_writer_begin(w, &err), COT_OK);
+    assert_int_equal(cot__file_slurp(gguf, 64 << 20, &bytes, &n, &err), COT_OK);
+    for (size_t i = 0; i < set->n_tensors; i++) {
+        const cot__tensor *t = &set->tensors[i];
+        assert_int_equal(cot__gguf_writer_data(w, bytes + t->offset, t->bytes, &err), COT_OK);
+    }
+    cot_free(bytes);
+    assert_int_equal(cot__gguf_writer_finish(&w, &err), COT_OK);
+    cot__gguf_close(&f);
+    golden_run r = {.path = other, .act = COT_ACTIVATION_F32, .kv = COT_F32};
+    float *x = must_run(&r, &g);
+    double d = golden_distance(x, g.logits, (size_t)g.n_prompt * (size_t)g.n_vocab);
+    if (!(d <= GOLDEN_TOLERANCE)) fail_msg("a period of 3: %g away", d);
+    free(x);
+    golden_close(&g);
     golden_remove(dir);
 }
 
@@ -205,6 +313,8 @@ int main(void) {
     golden_list();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(goes_to_gguf_and_back),
+        cmocka_unit_test(writes_configs_of_transformers),
+        cmocka_unit_test(names_windowed_layers),
         cmocka_unit_test(writes_every_type),
         cmocka_unit_test(chooses_types_by_part),
         cmocka_unit_test(splits_a_dense_model),

@@ -292,6 +292,31 @@ static void test_special_only_where_asked(void **state) {
     cot__tokenizer_free(&t);
 }
 
+/* A token that swallows the spaces behind it does not hide another one that stands among these: the library
+ * reads both, and what follows the second is text again (ids are the library's). */
+static void test_swallowed_token(void **state) {
+    static const struct {
+        const char *text;
+        int32_t ids[6];
+    } cases[] = {
+        {"||right||  \nab", {1209, 1205, 198, 450, -1}},
+        {"||right|| \n  \nab", {1209, 1205, 198, 450, -1}},
+        {"||right||\n  \n\nb", {1209, 1205, 198, 198, 65, -1}},
+        {"||right||    ||left||b", {1209, 1206, 1208, 65, -1}},
+        {"a   ||left||b", {64, 1206, 1208, 65, -1}},
+    };
+    cot__tokenizer *t = load("olmo");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int32_t *ids;
+        size_t n, want = 0;
+        while (cases[i].ids[want] >= 0) want++;
+        encode(t, (text){(char *)(uintptr_t)cases[i].text, strlen(cases[i].text)}, false, &ids, &n);
+        same("olmo", i, "swallowed", cases[i].ids, want, ids, n);
+        cot__free(ids);
+    }
+    cot__tokenizer_free(&t);
+}
+
 /* Pieces one by one are the decoded text, and whoever waits for whole characters gets all of it. */
 static void test_streaming(void **state) {
     static const char *const of[] = {"gpt2", "gemma"};
@@ -421,10 +446,11 @@ static void test_memory_fails(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),    cmocka_unit_test(test_export_after_nfc),
-        cmocka_unit_test(test_any_bytes), cmocka_unit_test(test_special_only_where_asked),
-        cmocka_unit_test(test_streaming), cmocka_unit_test(test_roles),
-        cmocka_unit_test(test_long_runs), cmocka_unit_test(test_memory_fails),
+        cmocka_unit_test(test_golden),          cmocka_unit_test(test_export_after_nfc),
+        cmocka_unit_test(test_any_bytes),       cmocka_unit_test(test_special_only_where_asked),
+        cmocka_unit_test(test_swallowed_token), cmocka_unit_test(test_streaming),
+        cmocka_unit_test(test_roles),           cmocka_unit_test(test_long_runs),
+        cmocka_unit_test(test_memory_fails),
     };
     return cmocka_run_group_tests(tests, load_lines, free_lines);
 }
