@@ -23,14 +23,16 @@
 enum { POOL = 8 << 20, WIDTH = 2048, HEAD = 128 };
 
 typedef struct shape {
-    const char *name, *arch;
+    const char *name;
     int layers, heads, kv_heads, experts, used, width, vocab;
-    bool full_qk_norm;
 } shape;
 
+/* Both shapes are written as one architecture that every engine we compare with reads. */
+#define ARCH "qwen3moe"
+
 static const shape shapes[] = {
-    {"7b", "olmoe", 16, 16, 16, 64, 8, 1024, 50304, true},
-    {"30b", "qwen3moe", 48, 32, 4, 128, 8, 768, 151936, false},
+    {"7b", 16, 16, 16, 64, 8, 1024, 50304},
+    {"30b", 48, 32, 4, 128, 8, 768, 151936},
 };
 
 typedef struct file {
@@ -107,8 +109,8 @@ static void tensors(file *f) {
         tensor(f, NAME("attn_q"), f->wide, WIDTH, q, 0);
         tensor(f, NAME("attn_k"), f->wide, WIDTH, kv, 0);
         tensor(f, NAME("attn_v"), f->wide, WIDTH, kv, 0);
-        tensor(f, NAME("attn_q_norm"), COT_F32, s->full_qk_norm ? q : HEAD, 0, 0);
-        tensor(f, NAME("attn_k_norm"), COT_F32, s->full_qk_norm ? kv : HEAD, 0, 0);
+        tensor(f, NAME("attn_q_norm"), COT_F32, HEAD, 0, 0);
+        tensor(f, NAME("attn_k_norm"), COT_F32, HEAD, 0, 0);
         tensor(f, NAME("attn_output"), f->wide, q, WIDTH, 0);
         tensor(f, NAME("ffn_norm"), COT_F32, WIDTH, 0, 0);
         tensor(f, NAME("ffn_gate_inp"), COT_F32, WIDTH, s->experts, 0);
@@ -123,19 +125,19 @@ static void tensors(file *f) {
 
 static void key(file *f, const char *suffix, int64_t v) {
     char name[96];
-    snprintf(name, sizeof name, "%s.%s", f->s.arch, suffix);
+    snprintf(name, sizeof name, "%s.%s", ARCH, suffix);
     if (cot__gguf_put_int(f->w, name, COT_GGUF_U32, v, &f->err) != COT_OK) die(f);
 }
 
 static void keys(file *f) {
     const shape *s = &f->s;
     char name[96];
-    cot_status st = cot__gguf_put_str(f->w, "general.architecture", s->arch, strlen(s->arch), &f->err);
+    cot_status st = cot__gguf_put_str(f->w, "general.architecture", ARCH, strlen(ARCH), &f->err);
     if (st == COT_OK) st = cot__gguf_put_str(f->w, "tokenizer.ggml.model", "none", 4, &f->err);
-    snprintf(name, sizeof name, "%s.attention.layer_norm_rms_epsilon", s->arch);
+    snprintf(name, sizeof name, "%s.attention.layer_norm_rms_epsilon", ARCH);
     if (st == COT_OK) st = cot__gguf_put_f64(f->w, name, COT_GGUF_F32, 1e-5, &f->err);
-    snprintf(name, sizeof name, "%s.rope.freq_base", s->arch);
-    if (st == COT_OK) st = cot__gguf_put_f64(f->w, name, COT_GGUF_F32, s->full_qk_norm ? 1e4 : 1e6, &f->err);
+    snprintf(name, sizeof name, "%s.rope.freq_base", ARCH);
+    if (st == COT_OK) st = cot__gguf_put_f64(f->w, name, COT_GGUF_F32, 1e6, &f->err);
     if (st != COT_OK) die(f);
     key(f, "block_count", s->layers), key(f, "context_length", 32768), key(f, "embedding_length", WIDTH);
     key(f, "feed_forward_length", s->width), key(f, "expert_feed_forward_length", s->width);

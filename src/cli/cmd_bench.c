@@ -125,6 +125,19 @@ static double batch_bytes(const cot_model_info *i, int batch) {
     return (double)i->bytes_per_token - expert * k + expert * n * (1 - miss);
 }
 
+/* Whether most weights meet activations of 8-bit integers: then those bound prefill, else F32 does. */
+static bool quantised(const cot_model *m) {
+    uint64_t whole = 0, real = 0;
+    for (size_t i = 0; i < cot_model_tensor_count(m); i++) {
+        cot_tensor_info t;
+        if (cot_model_tensor(m, i, &t, NULL) != COT_OK || t.n_dims < 2) continue;
+        bool is_real = t.type == COT_F32 || t.type == COT_F16 || t.type == COT_BF16 || t.type == COT_F64 ||
+                       t.type == COT_F8_E4M3;
+        *(is_real ? &real : &whole) += t.bytes;
+    }
+    return whole > real;
+}
+
 static int report(const cot_model *m, const plan *p, figures *f, const machine_limits *limits,
                   const cli_common *c, int threads) {
     cot_model_info i;
@@ -133,25 +146,31 @@ static int report(const cot_model *m, const plan *p, figures *f, const machine_l
     double prefill = p->prompt ? median(f->prefill, p->reps) : 0,
            decode = p->generate ? median(f->decode, p->reps) : 0;
     double bytes = batch_bytes(&i, p->batch), ops = 2.0 * (double)i.params_active;
-    double decode_gbs = decode / p->batch * bytes / 1e9, prefill_gops = prefill * ops / 1e9;
+    /* The output head runs for the last token of a prompt alone. */
+    double head = 2.0 * (double)i.n_vocab * (double)i.n_embd,
+           prompt_ops = p->prompt ? ops - head * (1 - 1.0 / p->prompt) : ops;
+    double decode_gbs = decode / p->batch * bytes / 1e9, prefill_gops = prefill * prompt_ops / 1e9;
+    bool whole = quantised(m);
+    double limit = whole ? l.int8_gops : l.gflops;
     if (c->json) {
         printf(
             "{\"prefill_tps\": %.3f, \"decode_tps\": %.3f, \"prompt\": %d, \"generate\": %d, \"batch\": %d, \"depth\": %d, \"reps\": %d, \"threads\": %d, \"bytes_per_step\": %.0f, \"ops_per_token\": %.0f, "
-            "\"decode_gbs\": %.3f, \"prefill_gops\": %.3f, \"memory_gbs\": %.3f, \"f32_gflops\": %.3f",
+            "\"prompt_ops_per_token\": %.0f, \"decode_gbs\": %.3f, \"prefill_gops\": %.3f, \"memory_gbs\": %.3f, \"f32_gflops\": %.3f, \"int8_gops\": %.3f, \"prefill_limit\": \"%s\"",
             prefill, decode, p->prompt, p->generate, p->batch, p->depth, p->reps, threads, bytes, ops,
-            decode_gbs, prefill_gops, l.memory_gbs, l.gflops);
+            prompt_ops, decode_gbs, prefill_gops, l.memory_gbs, l.gflops, l.int8_gops,
+            whole ? "int8" : "f32");
         if (p->generate)
             cli_memory_json(&f->before_decode, &f->after_decode, (double)p->generate * p->batch,
                             f->decode_seconds);
         puts("}");
         return EXIT_OK;
     }
-    printf("machine, %d threads: memory read %.1f GB/s, arithmetic %.0f GFLOPS (F32)\n", threads,
-           l.memory_gbs, l.gflops);
+    printf("machine, %d threads: memory read %.1f GB/s, arithmetic %.0f GFLOPS (F32), %.0f GOPS (8 bit)\n",
+           threads, l.memory_gbs, l.gflops, l.int8_gops);
     if (p->prompt)
-        printf("prefill %4d%s: %9.2f tokens/s   %.2f GOP a token, %.0f GOPS, %.0f %% of F32 arithmetic\n",
-               p->prompt, p->depth ? " at depth" : "", prefill, ops / 1e9, prefill_gops,
-               100 * prefill_gops / l.gflops);
+        printf("prefill %4d%s: %9.2f tokens/s   %.2f GOP a token, %.0f GOPS, %.0f %% of %s arithmetic\n",
+               p->prompt, p->depth ? " at depth" : "", prefill, prompt_ops / 1e9, prefill_gops,
+               100 * prefill_gops / limit, whole ? "8-bit" : "F32");
     if (p->prompt)
         cli_memory_line(&f->before_prefill, &f->after_prefill, (double)p->prompt * p->batch,
                         f->prefill_seconds);
@@ -172,11 +191,14 @@ static int machine(const cli_common *c, const char *path) {
     machine_measure(&l, threads, true);
     if (path) machine_disk(&l, path);
     if (c->json)
-        printf("{\"threads\": %d, \"memory_gbs\": %.3f, \"f32_gflops\": %.3f, \"disk_gbs\": %.3f}\n", threads,
-               l.memory_gbs, l.gflops, l.disk_gbs);
+        printf("{\"threads\": %d, \"memory_gbs\": %.3f, \"memory_gbs_1\": %.3f, \"f32_gflops\": %.3f, "
+               "\"int8_gops\": %.3f, \"int8_how\": \"%s\", \"disk_gbs\": %.3f}\n",
+               threads, l.memory_gbs, l.memory_gbs_1, l.gflops, l.int8_gops, l.int8_how, l.disk_gbs);
     else {
-        printf("threads %d\nmemory read %.1f GB/s\narithmetic %.0f GFLOPS (F32 fused multiply-adds)\n",
-               threads, l.memory_gbs, l.gflops);
+        printf("threads %d\nmemory read %.1f GB/s, by one thread %.1f GB/s\n"
+               "arithmetic %.0f GFLOPS (F32 fused multiply-adds)\n"
+               "arithmetic %.0f GOPS (8-bit products, %s)\n",
+               threads, l.memory_gbs, l.memory_gbs_1, l.gflops, l.int8_gops, l.int8_how);
         if (l.disk_gbs > 0) printf("disk read   %.2f GB/s (direct)\n", l.disk_gbs);
         else puts("disk read   not measured: /var/tmp takes no file for it; give a MODEL to read");
     }
@@ -203,8 +225,9 @@ int cmd_bench(int argc, char **argv) {
         {"kv", 0, "TYPE", "number format of the cache: f16, q8_0, f32", CLI_KV, &so.kv_type},
         {"experts", 0, "N", "experts per token in every router", CLI_INT, &so.experts_used},
         CLI_MEMORY(c),
-        {"machine", 0, NULL, "measure the machine alone: memory, arithmetic, and the disk under MODEL",
-         CLI_FLAG, &only_machine},
+        {"machine", 0, NULL,
+         "measure the machine alone: memory, arithmetic (F32 and 8-bit), and the disk under MODEL", CLI_FLAG,
+         &only_machine},
         {0}};
     int code = cli_parse("bench", argc, argv, options, &c, words, &n_words);
     if (code >= 0) return code;

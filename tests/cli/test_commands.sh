@@ -80,6 +80,17 @@ expect 0 'perplexity' eval $model -f docs/architecture.md --ctx 64 --stride 32
 expect 0 '"experts": 8' inspect $gguf --json
 expect 0 'blk.0.ffn_gate_exps.weight' inspect $gguf --tensors
 expect 0 '"decode_tps"' bench $model -p 8 -n 4 -r 1 --batch 2 --depth 4 --json
+for key in prefill_tps bytes_per_step prompt_ops_per_token memory_gbs f32_gflops int8_gops prefill_limit; do
+    grep -q "\"$key\": " "$dir/out" || fail "bench --json has no $key"
+done
+grep -q '"prefill_limit": "f32"' "$dir/out" || fail "a model of floats is not compared with F32"
+"$binary" convert $model "$dir/q8.gguf" --type q8_0 --quiet || fail "convert to q8_0"
+expect 0 '"prefill_limit": "int8"' bench "$dir/q8.gguf" -p 8 -n 0 -r 1 --json
+expect 0 '"int8_how"' bench --machine --threads 1 --json
+for key in memory_gbs memory_gbs_1 f32_gflops int8_gops; do
+    grep -qE "\"$key\": [0-9]*[1-9]" "$dir/out" || fail "bench --machine measured no $key"
+done
+expect 0 'GOPS (8-bit products' bench --machine --threads 2
 expect 0 '"decode_tps"' bench $model -p 8 -n 4 -r 1 -c 64 --act f32 --json
 expect 0 '"prefill_tps": 0.000' bench $model -p 0 -n 2 -r 1 --json
 expect 0 '"disk_gbs"' bench --machine --json
