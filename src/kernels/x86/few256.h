@@ -83,7 +83,7 @@ COT_ALWAYS void scale_words(bool fine, const heads256 *h, int j, wide out[PARTS]
 #else
     for (int half = 0; half < 2; half++) {
         wide s = h->scale[j / 2];
-        s = _mm256_permute2x128_si256(s, s, j % 2 ? 0x11 : 0);
+        s = j % 2 ? _mm256_permute2x128_si256(s, s, 0x11) : _mm256_permute2x128_si256(s, s, 0);
         if (fine)
             s = w_each128(half ? _mm256_extracti128_si256(h->fine[j].scale, 1)
                                : _mm256_castsi256_si128(h->fine[j].scale));
