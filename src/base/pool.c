@@ -15,7 +15,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 
-enum { SPINS = 4000, YIELDS = 20, WAIT_YIELDS = 2000 };
+enum { SPINS = 4000, JOB_SPINS = 20000, YIELDS = 20, WAIT_YIELDS = 2000 }; /* a pause is some 10 to 40 ns */
 
 typedef struct worker {
     cot__pool *pool;
@@ -71,10 +71,10 @@ static void work(cot__pool *p, unsigned number, int thread) {
 
 /* Waits until a job other than `seen` is open, or the pool stops; returns its number. */
 static unsigned await_job(cot__pool *p, unsigned seen) {
-    for (int i = 0; i < SPINS + YIELDS; i++) {
+    for (int i = 0; i < JOB_SPINS + YIELDS; i++) {
         unsigned long long t = atomic_load_explicit(&p->ticket, memory_order_acquire);
         if ((unsigned)(t >> 32) != seen && (t & CLOSED) != CLOSED) return (unsigned)(t >> 32);
-        if (i < SPINS) relax();
+        if (i < JOB_SPINS) relax();
         else sched_yield();
     }
     unsigned long long t;

@@ -65,14 +65,14 @@ typedef struct linear_part {
     size_t act_stride;
     float *out;
     size_t out_stride;
-    size_t first; /* first item of this part */
+    size_t first;     /* first item of this part */
+    int64_t rows_per; /* of an item */
 } linear_part;
 
 typedef struct linear_job {
     linear_part part[MAX_LINEARS];
     int n_parts;
     int64_t n;
-    int64_t rows_per;
 } linear_job;
 
 static void add_bias(const cot_view *b, int64_t r0, int64_t r1, float *out, size_t stride, int64_t n) {
@@ -92,15 +92,15 @@ static void linear_item(void *arg, size_t item, int thread) {
     int p = j->n_parts - 1;
     while (p > 0 && item < j->part[p].first) p--;
     linear_part *q = &j->part[p];
-    int64_t r0 = (int64_t)(item - q->first) * j->rows_per;
-    int64_t r1 = r0 + j->rows_per < q->w->rows ? r0 + j->rows_per : q->w->rows;
+    int64_t r0 = (int64_t)(item - q->first) * q->rows_per;
+    int64_t r1 = r0 + q->rows_per < q->w->rows ? r0 + q->rows_per : q->w->rows;
     q->gemm(q->w, r0, r1, q->act, q->act_stride, NULL, j->n, q->out, q->out_stride);
     if (q->b && q->b->data) add_bias(q->b, r0, r1, q->out, q->out_stride, j->n);
 }
 
 cot_status cot__op_linears(cot__ops *c, int n, const cot_view *const *w, const cot_view *const *b,
                            cot__rows *x, float *const *out, const size_t *out_stride, cot_error *err) {
-    linear_job j = {.n = x->n, .rows_per = 64};
+    linear_job j = {.n = x->n};
     if (n > MAX_LINEARS) return cot__fail(err, COT_INTERNAL, NULL, NULL, "too many products in one call");
     size_t items = 0;
     for (int i = 0; i < n; i++) {
@@ -114,7 +114,8 @@ cot_status cot__op_linears(cot__ops *c, int n, const cot_view *const *w, const c
             return cot__fail(err, COT_UNSUPPORTED, NULL, NULL, "no product with %s weights",
                              cot_type_name(w[i]->type));
         COT_TRY(cot__rows_encode(c, x, w[i]->type, &p->act, &p->act_stride, err));
-        items += (size_t)((w[i]->rows + j.rows_per - 1) / j.rows_per);
+        p->rows_per = w[i]->rows >= 512 ? 64 : 16; /* a router has few rows, and all threads want some */
+        items += (size_t)((w[i]->rows + p->rows_per - 1) / p->rows_per);
         if (c->tape) cot__tape_record(c->tape, COT_OP_LINEAR, p, sizeof *p);
     }
     cot__pool_run(c->pool, linear_item, &j, items);
