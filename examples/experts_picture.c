@@ -1,11 +1,12 @@
 /* Example: lets a model continue a prompt and draws which experts worked, one line per router, darker for
  * more often.
  *
- *     experts_picture MODEL PROMPT [TOKENS] [EXPERTS]
+ *     experts_picture MODEL PROMPT [TOKENS] [EXPERTS] [MEMORY]
  *
  * Text on standard output; timing and picture on standard error. EXPERTS: how many each router may choose
- * (the model's own number when absent). Shows the route record: cot_session_observe hands out what every
- * router decided, as plain data. */
+ * (the model's own number when absent or 0). MEMORY: most MiB that the process may have resident; experts
+ * that do not fit come from the disk when they are chosen. Shows the route record: cot_session_observe hands
+ * out what every router decided, as plain data. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,6 +56,21 @@ static void draw(const picture *p) {
     }
 }
 
+/* Where the experts were when a budget was set. */
+static void tell_memory(const cot_model *model) {
+    cot_residency_info r = {.struct_size = sizeof r};
+    if (cot_model_get_residency(model, -1, &r, NULL) != COT_OK || !r.acquired) return;
+    fprintf(stderr, "memory: at most %.0f MiB", (double)r.memory / (1 << 20));
+    if (r.io[0])
+        fprintf(
+            stderr,
+            "; room for %.0f %% of the experts, %.0f %% of those chosen were there, %.1f MiB came from disk",
+            100.0 * (double)r.expert_capacity / (double)r.expert_total,
+            100.0 * (double)r.hits / (double)r.acquired, (double)r.bytes_read / (1 << 20));
+    else fputs("; all experts fit", stderr);
+    fputc('\n', stderr);
+}
+
 static int failed(const cot_error *e) {
     fprintf(stderr, "%s\n", e->message);
     return 1;
@@ -62,7 +78,7 @@ static int failed(const cot_error *e) {
 
 int main(int argc, char **argv) {
     if (argc < 3) {
-        fprintf(stderr, "usage: %s MODEL PROMPT [TOKENS] [EXPERTS]\n", argv[0]);
+        fprintf(stderr, "usage: %s MODEL PROMPT [TOKENS] [EXPERTS] [MEMORY]\n", argv[0]);
         return 2;
     }
     cot_error e;
@@ -71,7 +87,10 @@ int main(int argc, char **argv) {
     cot_session_options options;
     cot_session_defaults(&options);
     if (argc > 4) options.experts_used = (int32_t)strtol(argv[4], NULL, 10);
-    if (cot_model_open(&model, argv[1], NULL, &e) != COT_OK) return failed(&e);
+    cot_model_options where;
+    cot_model_defaults(&where);
+    if (argc > 5) where.memory = strtoull(argv[5], NULL, 10) << 20, options.n_ctx = 512;
+    if (cot_model_open(&model, argv[1], &where, &e) != COT_OK) return failed(&e);
     if (cot_session_create(&session, model, &options, &e) != COT_OK) {
         cot_model_close(&model);
         return failed(&e);
@@ -84,6 +103,8 @@ int main(int argc, char **argv) {
     cot_generate_defaults(&how);
     how.max_tokens = argc > 3 ? (int32_t)strtol(argv[3], NULL, 10) : 64;
     how.sample.seed = 1;
+    how.sample.temperature = 0.7f;
+    how.sample.repetition_penalty = 1.1f;
     int32_t first[] = {1}, *ids = NULL; /* a model without a tokenizer starts from some token */
     size_t n = 0;
     cot_status s = COT_OK;
@@ -97,6 +118,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "\nprompt: %d tokens, %.1f a second; text: %d tokens, %.1f a second\n",
                 (int)result.prompt_tokens, result.prompt_tokens / (result.prompt_seconds + 1e-9),
                 (int)result.generated_tokens, result.generated_tokens / (result.generate_seconds + 1e-9));
+    if (s == COT_OK && argc > 5) tell_memory(model);
     if (s == COT_OK && p) draw(p);
     int code = s == COT_OK ? 0 : failed(&e);
     free(p);
