@@ -140,7 +140,8 @@ uint64_t cot__model_scratch(const cot_model *m, int64_t n, int threads) {
                 if (s->moe->has_shared) k++;
                 need += rows * (uint64_t)s->moe->router.n_experts * 4;
             }
-            need += rows * k * (d_ff * 6 + 32) + (uint64_t)threads * rows * 64 * 4;
+            need += rows * k * (d_ff * 6 + 32) + (uint64_t)threads * (rows * 64 + 4096) * 4 +
+                    64 * (uint64_t)m->n_embd * 4;
         }
         if (need > most) most = need;
     }

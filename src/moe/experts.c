@@ -6,7 +6,11 @@
 #include "base/error.h"
 #include "moe/moe.h"
 
-enum { CHUNK = 64 }; /* weight rows per work item */
+/* Weight rows per work item. Reading starts anew with every item, which costs memory a few microseconds: so
+ * items are long, as far as all threads still get enough of them. */
+enum { CHUNK = 64, LONGEST = 256, SHARE = 12 /* items for each thread */ };
+enum { SHORT = 16 }; /* most rows of an expert for which items are long: scratch grows with both */
+enum { APART = 64 }; /* (row, expert) pairs whose results are kept apart before they are added */
 
 typedef struct slot_range {
     const cot__expert_rows *g;
@@ -18,6 +22,12 @@ typedef struct slot_range {
     cot__gemm_fn *gemm_gate, *gemm_up, *gemm_down;
     cot_act act_down;
 } slot_range;
+
+/* CHUNK … LONGEST rows for an item of a job over `rows` rows in all. */
+static int64_t item_rows(int64_t rows, size_t threads) {
+    int64_t per = rows / (int64_t)(threads * SHARE) / CHUNK * CHUNK;
+    return per < CHUNK ? CHUNK : per > LONGEST ? LONGEST : per;
+}
 
 typedef struct experts_job {
     cot__ops *c;
@@ -34,11 +44,13 @@ typedef struct experts_job {
     float *out;
     size_t out_stride;
     int64_t n_embd, n_rows;
+    int64_t up_rows, down_rows; /* of an item */
+    float *part;                /* results of each slot, n_embd each, or NULL */
 } experts_job;
 
 static void add_bias(const cot_view *b, int64_t r0, int64_t n, float *rows, size_t stride, int64_t m) {
     if (!b->data) return;
-    float tmp[CHUNK];
+    float tmp[LONGEST];
     const cot__type_info *t = cot__type(b->type);
     t->decode((const char *)b->data + (size_t)r0 * (size_t)t->bytes, tmp, n);
     for (int64_t i = 0; i < m; i++)
@@ -56,9 +68,10 @@ static void gate_up_item(void *arg, size_t item, int thread) {
     slot_range *s = &j->r[lo];
     const cot__expert *e = s->g->expert;
     const cot_view *gate = &e->part[COT__GATE], *up = &e->part[COT__UP];
-    int64_t r0 = (int64_t)(item - s->item) * CHUNK, r1 = r0 + CHUNK < s->d_ff ? r0 + CHUNK : s->d_ff,
-            n = r1 - r0;
+    int64_t r0 = (int64_t)(item - s->item) * j->up_rows,
+            r1 = r0 + j->up_rows < s->d_ff ? r0 + j->up_rows : s->d_ff, n = r1 - r0;
     int64_t m = s->g->n;
+    size_t u_stride = (size_t)j->up_rows;
     float *h = j->hidden + s->slot * j->h_stride; /* column r of row i: h[i · stride + r] */
     float *u = j->scratch + (size_t)thread * j->scratch_floats;
     if (!gate->data) { /* a plain MLP: act(up x) */
@@ -71,12 +84,12 @@ static void gate_up_item(void *arg, size_t item, int thread) {
         return;
     }
     s->gemm_gate(gate, r0, r1, s->act_gate, s->act_gate_stride, s->g->rows, m, h, j->h_stride);
-    s->gemm_up(up, r0, r1, s->act_up, s->act_up_stride, s->g->rows, m, u - r0, CHUNK);
+    s->gemm_up(up, r0, r1, s->act_up, s->act_up_stride, s->g->rows, m, u - r0, u_stride);
     add_bias(&e->part[COT__GATE_B], r0, n, h + r0, j->h_stride, m);
-    add_bias(&e->part[COT__UP_B], r0, n, u, CHUNK, m);
+    add_bias(&e->part[COT__UP_B], r0, n, u, u_stride, m);
     for (int64_t i = 0; i < m; i++) {
         float *y = h + (size_t)i * j->h_stride + r0;
-        j->c->k->glu(j->ffn->act, y, y, u + (size_t)i * CHUNK, n, j->ffn->alpha, j->ffn->limit);
+        j->c->k->glu(j->ffn->act, y, y, u + (size_t)i * u_stride, n, j->ffn->alpha, j->ffn->limit);
     }
 }
 
@@ -113,6 +126,37 @@ static void down_item(void *arg, size_t item, int thread) {
     }
 }
 
+/* ---- few rows: each expert's results by themselves, then their sum; the same additions in the same order
+ * ---- */
+
+static void part_item(void *arg, size_t item, int thread) {
+    experts_job *j = arg;
+    size_t per = (size_t)((j->n_embd + j->down_rows - 1) / j->down_rows);
+    const slot_range *s = &j->r[item / per];
+    int64_t r0 = (int64_t)(item % per) * j->down_rows,
+            r1 = r0 + j->down_rows < j->n_embd ? r0 + j->down_rows : j->n_embd;
+    const void *act = s->act_down == COT_ACT_F32 ? (const void *)(j->hidden + s->slot * j->h_stride)
+                                                 : (const void *)(j->enc + s->slot * j->enc_stride);
+    size_t stride = s->act_down == COT_ACT_F32 ? j->h_stride * sizeof(float) : j->enc_stride;
+    float *out = j->part + s->slot * (size_t)j->n_embd;
+    s->gemm_down(&s->g->expert->part[COT__DOWN], r0, r1, act, stride, NULL, s->g->n, out, (size_t)j->n_embd);
+    add_bias(&s->g->expert->part[COT__DOWN_B], r0, r1 - r0, out + r0, (size_t)j->n_embd, s->g->n);
+}
+
+static void sum_item(void *arg, size_t item, int thread) {
+    experts_job *j = arg;
+    int64_t r0 = (int64_t)item * LONGEST, r1 = r0 + LONGEST < j->n_embd ? r0 + LONGEST : j->n_embd;
+    for (int64_t i = 0; i < j->n_rows; i++)
+        memset(j->out + (size_t)i * j->out_stride + r0, 0, (size_t)(r1 - r0) * sizeof(float));
+    for (int e = 0; e < j->n; e++) {
+        const slot_range *s = &j->r[e];
+        for (int i = 0; i < s->g->n; i++)
+            j->c->k->add_scaled(j->out + (size_t)(s->g->rows ? s->g->rows[i] : i) * j->out_stride + r0,
+                                j->part + (s->slot + (size_t)i) * (size_t)j->n_embd + r0,
+                                s->g->weights ? s->g->weights[i] : 1.0f, r1 - r0);
+    }
+}
+
 static cot_status bind_range(cot__ops *c, slot_range *s, cot__rows *x, cot_error *err) {
     const cot__expert *e = s->g->expert;
     const cot_view *gate = &e->part[COT__GATE], *up = &e->part[COT__UP], *down = &e->part[COT__DOWN];
@@ -139,6 +183,12 @@ cot_status cot__experts_compute(cot__ops *c, const cot__ffn *ffn, const cot__exp
                      .n_rows = x->n};
     size_t slots = 0, items = 0, most = 1, threads = (size_t)cot__pool_threads(c->pool);
     int64_t d_ff = 1;
+    int64_t up_rows = 0;
+    for (int i = 0; i < n_groups; i++) {
+        up_rows += groups[i].expert->part[COT__UP].rows;
+        if ((size_t)groups[i].n > most) most = (size_t)groups[i].n;
+    }
+    j.up_rows = most <= SHORT ? item_rows(up_rows, threads) : CHUNK;
     j.r = cot__arena_alloc(c->arena, ((size_t)n_groups + 1) * sizeof *j.r);
     if (!j.r) return cot__fail_memory(err, ((size_t)n_groups + 1) * sizeof *j.r);
     for (int i = 0; i < n_groups; i++) {
@@ -147,22 +197,29 @@ cot_status cot__experts_compute(cot__ops *c, const cot__ffn *ffn, const cot__exp
             .g = &groups[i], .slot = slots, .item = items, .d_ff = groups[i].expert->part[COT__UP].rows};
         COT_TRY(bind_range(c, s, x, err));
         slots += (size_t)groups[i].n;
-        items += (size_t)((s->d_ff + CHUNK - 1) / CHUNK);
-        if ((size_t)groups[i].n > most) most = (size_t)groups[i].n;
+        items += (size_t)((s->d_ff + j.up_rows - 1) / j.up_rows);
         if (s->d_ff > d_ff) d_ff = s->d_ff;
         size_t bytes = s->act_down == COT_ACT_F32 ? 0 : cot__act_bytes(s->act_down, s->d_ff);
         if (bytes > j.enc_stride) j.enc_stride = bytes;
     }
     j.enc_stride = (j.enc_stride + 63) & ~(size_t)63;
     j.h_stride = ((size_t)d_ff + 15) & ~(size_t)15;
-    j.scratch_floats = most * CHUNK;
+    j.scratch_floats = most * (size_t)(j.up_rows > CHUNK ? j.up_rows : CHUNK);
+    j.down_rows = item_rows(j.n_embd * n_groups, threads);
     size_t bytes = slots * j.h_stride * sizeof(float);
     j.hidden = cot__arena_alloc(c->arena, bytes);
     j.enc = cot__arena_alloc(c->arena, slots * j.enc_stride);
     j.scratch = cot__arena_alloc(c->arena, threads * j.scratch_floats * sizeof(float));
-    if (!j.hidden || !j.enc || !j.scratch) return cot__fail_memory(err, bytes + slots * j.enc_stride);
+    bool apart = slots <= APART && n_groups > 1;
+    if (apart) j.part = cot__arena_alloc(c->arena, slots * (size_t)j.n_embd * sizeof(float));
+    if (!j.hidden || !j.enc || !j.scratch || (apart && !j.part))
+        return cot__fail_memory(err, bytes + slots * j.enc_stride);
     cot__pool_run(c->pool, gate_up_item, &j, items);
     cot__pool_run(c->pool, encode_item, &j, (size_t)n_groups);
-    cot__pool_run(c->pool, down_item, &j, (size_t)((j.n_embd + CHUNK - 1) / CHUNK));
+    if (apart) {
+        size_t per = (size_t)((j.n_embd + j.down_rows - 1) / j.down_rows);
+        cot__pool_run(c->pool, part_item, &j, per * (size_t)n_groups);
+        cot__pool_run(c->pool, sum_item, &j, (size_t)((j.n_embd + LONGEST - 1) / LONGEST));
+    } else cot__pool_run(c->pool, down_item, &j, (size_t)((j.n_embd + CHUNK - 1) / CHUNK));
     return COT_OK;
 }
