@@ -98,11 +98,21 @@ static void linear_item(void *arg, size_t item, int thread) {
     if (q->b && q->b->data) add_bias(q->b, r0, r1, q->out, q->out_stride, j->n);
 }
 
+/* Rows of a work item. Few tokens: long runs, because reading starts anew with every item, as far as all
+ * threads get enough of them. A router has few rows, and all threads want some. */
+static int64_t item_rows(int64_t rows, int64_t tokens, int threads) {
+    int64_t share = rows / ((int64_t)threads * 12) / 16 * 16;
+    int64_t most = tokens <= 16 ? 256 : 64;
+    return share < 16 ? 16 : share > most ? most : share;
+}
+
 cot_status cot__op_linears(cot__ops *c, int n, const cot_view *const *w, const cot_view *const *b,
                            cot__rows *x, float *const *out, const size_t *out_stride, cot_error *err) {
     linear_job j = {.n = x->n};
     if (n > MAX_LINEARS) return cot__fail(err, COT_INTERNAL, NULL, NULL, "too many products in one call");
     size_t items = 0;
+    int64_t all = 0;
+    for (int i = 0; i < n; i++) all += w[i]->rows;
     for (int i = 0; i < n; i++) {
         linear_part *p = &j.part[j.n_parts++];
         *p = (linear_part){
@@ -114,7 +124,7 @@ cot_status cot__op_linears(cot__ops *c, int n, const cot_view *const *w, const c
             return cot__fail(err, COT_UNSUPPORTED, NULL, NULL, "no product with %s weights",
                              cot_type_name(w[i]->type));
         COT_TRY(cot__rows_encode(c, x, w[i]->type, &p->act, &p->act_stride, err));
-        p->rows_per = w[i]->rows >= 512 ? 64 : 16; /* a router has few rows, and all threads want some */
+        p->rows_per = item_rows(all, x->n, cot__pool_threads(c->pool));
         items += (size_t)((w[i]->rows + p->rows_per - 1) / p->rows_per);
         if (c->tape) cot__tape_record(c->tape, COT_OP_LINEAR, p, sizeof *p);
     }
