@@ -64,7 +64,7 @@ cot_status cot__predictor_create(cot__predictor **out, cot__prediction kind, int
         k->before = b ? n_experts[b - 1] : 0;
         if (k->n > most) most = k->n;
         ok = (k->count = cot__alloc_zero((size_t)k->n, sizeof *k->count)) != NULL;
-        if (ok && kind == COT__PREDICT_TOKEN) {
+        if (ok && kind == COT__PREDICT_TOKEN && k->n > 0) { /* a trace may leave sites out */
             ok = (k->token = cot__alloc_array(TOKENS, sizeof *k->token)) != NULL;
             for (int t = 0; t < TOKENS && ok; t++) k->token[t] = (few){.token = -1};
         }

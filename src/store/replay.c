@@ -13,7 +13,7 @@
 #include "store/cache.h"
 #include "store/predict.h"
 
-enum { MOST_BYTES = 1 << 30, MOST_SITES = 65536, MOST_EXPERTS = 65536, SHUFFLE = 60, UNIFORM = 61 };
+enum { MOST_BYTES = 1 << 30, MOST_SITES = 4096, MOST_EXPERTS = 4096, SHUFFLE = 60, UNIFORM = 61 };
 
 typedef struct turn {
     int32_t site, token; /* token of its row, −1: several rows, or not recorded */
