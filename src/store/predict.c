@@ -151,7 +151,7 @@ static void fill(cot__predictor *p, int b, const int32_t *tokens, int rows, floa
     case COT__PREDICT_POPULARITY: popularity(k, 1, score); break;
     case COT__PREDICT_TOKEN:
         popularity(k, 0.5f, score);
-        for (int r = 0; r < rows && tokens; r++) {
+        for (int r = 0; r < rows && tokens && k->token; r++) {
             const few *f = &k->token[(uint32_t)tokens[r] % TOKENS];
             for (int i = 0; f->token == tokens[r] && i < f->n; i++) score[f->id[i]] = 0.8f;
         }
