@@ -92,10 +92,11 @@ static inline void golden_close(golden_case *g) { free(g->logits); }
 
 /* How a run computes what must be the same. */
 typedef enum golden_way {
-    GOLDEN_WHOLE,   /* the prompt in one call */
-    GOLDEN_STEPS,   /* a token a call */
-    GOLDEN_CHUNKS,  /* calls of 1, 2, 3, … rows */
-    GOLDEN_BATCHED, /* in sequence 1, beside another sequence of other tokens */
+    GOLDEN_WHOLE,     /* the prompt in one call */
+    GOLDEN_STEPS,     /* a token a call */
+    GOLDEN_CHUNKS,    /* calls of 1, 2, 3, … rows */
+    GOLDEN_BATCHED,   /* in sequence 1, beside another sequence of other tokens */
+    GOLDEN_GENERATED, /* after half a prompt, a token a call as if generated */
 } golden_way;
 
 typedef struct golden_run {
@@ -158,13 +159,18 @@ static inline float *golden_logits(const golden_run *r, const int32_t *ids, int 
     }
     int step = 1;
     for (int i = 0; st == COT_OK && i < n; i += step) {
-        step = r->way == GOLDEN_STEPS ? 1 : r->way == GOLDEN_CHUNKS ? (i ? step + 1 : 1) : n;
+        bool made = r->way == GOLDEN_GENERATED && i >= n / 2;
+        step = r->way == GOLDEN_STEPS || made ? 1
+               : r->way == GOLDEN_GENERATED   ? n / 2
+               : r->way == GOLDEN_CHUNKS      ? (i ? step + 1 : 1)
+                                              : n;
         if (step > n - i) step = n - i;
         int k = 0;
         for (int j = 0; j < step && r->way == GOLDEN_BATCHED; j++)
             rows[k++] = (cot_row){ids[(j * 7 + 3) % n], 0, COT_ROLE_PROMPT, j % 2 == 0};
         for (int j = 0; j < step; j++)
-            rows[k++] = (cot_row){ids[i + j], r->way == GOLDEN_BATCHED, COT_ROLE_PROMPT, true};
+            rows[k++] = (cot_row){ids[i + j], r->way == GOLDEN_BATCHED,
+                                  made ? COT_ROLE_GENERATED : COT_ROLE_PROMPT, true};
         st = cot_forward(s, rows, (size_t)k, golden_take, &take, err);
     }
     if (st == COT_OK && r->info) st = cot_model_get_residency(m, -1, r->info, err);

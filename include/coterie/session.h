@@ -37,8 +37,11 @@ COT_API void cot_session_free(cot_session **session);
 COT_API int32_t cot_session_ctx(const cot_session *session);
 COT_API int32_t cot_session_threads(const cot_session *session);
 
-/* One row of a forward call. Rows of a sequence come in ascending positions that follow what it holds. */
+/* What a row is: text that is given (many rows at once), or a token that was just chosen. Latent attention
+ * computes the two in different ways, which agree to 1e-4 in F32; everything else ignores it. */
 typedef enum cot_role { COT_ROLE_PROMPT, COT_ROLE_GENERATED } cot_role;
+
+/* One row of a forward call. Rows of a sequence come in ascending positions that follow what it holds. */
 typedef struct cot_row {
     int32_t token;
     int32_t sequence; /* 0 … n_sequences − 1 */
@@ -52,7 +55,7 @@ typedef bool cot_logits_fn(void *user, size_t row, const float *logits, int64_t 
 
 /* The one forward call: appends the rows to their sequences and computes them together. Either all rows are
  * appended or, on error, none. COT_CONTEXT_FULL when a sequence would pass n_ctx. Results do not depend on
- * which rows share a call. */
+ * which rows share a call, nor, but for the rows' roles, on how a text is cut into calls. */
 COT_API cot_status cot_forward(cot_session *session, const cot_row *rows, size_t n, cot_logits_fn *fn,
                                void *user, cot_error *err);
 

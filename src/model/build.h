@@ -32,5 +32,7 @@ typedef struct cot__forward {
 } cot__forward;
 cot_status cot__attention_forward(cot__forward *f, const cot__step *s, cot_error *err);
 cot_status cot__mla_forward(cot__forward *f, const cot__step *s, cot_error *err);
+/* Most scratch of a forward of so many rows. */
+uint64_t cot__mla_scratch(const cot__mla_block *a, uint64_t rows, int threads);
 
 #endif

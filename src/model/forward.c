@@ -126,10 +126,7 @@ uint64_t cot__model_scratch(const cot_model *m, int64_t n, int threads) {
             need += rows * 4 * (uint64_t)(2 * a->heads * (a->dk + a->dv) + a->kv_heads * (a->dk + a->dv)) +
                     (uint64_t)threads * 64 * 4 * (uint64_t)(a->dk + 2 * a->dv);
         } else if (s->kind == COT__STEP_MLA) {
-            const cot__mla_block *a = s->mla;
-            need += rows * 4 *
-                    (uint64_t)(a->heads * (a->nope + 2 * a->rot + 2 * a->kv_rank + 2 * a->dv) + a->kv_rank +
-                               a->rot + a->q_rank);
+            need += cot__mla_scratch(s->mla, rows, threads);
         } else if (s->kind == COT__STEP_FFN || s->kind == COT__STEP_MOE) {
             bool moe = s->kind == COT__STEP_MOE;
             uint64_t d_ff = moe ? 0 : (uint64_t)s->ffn->expert.part[COT__UP].rows,

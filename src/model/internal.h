@@ -39,7 +39,7 @@ typedef struct cot__mla_block {
     cot_view wv; /* rows of kv_rank, dv of them at head · v_step + v_first */
     bool k_transposed;
     int k_step, v_step, v_first;
-    int heads, nope, rot, dv, kv_rank, q_rank, rope, window;
+    int heads, nope, rot, dv, kv_rank, q_rank, rope;
     float norm_eps, scale;
     cot_view bq, bqa, bqb, bkva, bo; /* biases, where the file has them */
 } cot__mla_block;
@@ -130,7 +130,7 @@ typedef struct cot__pass {
     int64_t n;
     const int32_t *tokens, *pos, *sequence;
     char *const *const *blocks;
-    const bool *wants;
+    const bool *wants, *generated; /* generated: the row's role, see cot_role */
     const cot__kv_stream *streams;
     bool long_rope; /* the session's context exceeds the original one */
     cot__moe_context moe;

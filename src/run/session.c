@@ -111,7 +111,9 @@ cot_status cot_session_create(cot_session **out, const cot_model *m, const cot_s
         s->row_seq = cot__alloc_array(rows, sizeof *s->row_seq);
         s->row_blocks = cot__alloc_array(rows, sizeof *s->row_blocks);
         s->row_wants = cot__alloc_array(rows, sizeof *s->row_wants);
-        if (!s->row_token || !s->row_pos || !s->row_seq || !s->row_blocks || !s->row_wants)
+        s->row_generated = cot__alloc_array(rows, sizeof *s->row_generated);
+        if (!s->row_token || !s->row_pos || !s->row_seq || !s->row_blocks || !s->row_wants ||
+            !s->row_generated)
             st = cot__fail_memory(err, rows * 24);
     }
     if (st != COT_OK) cot_session_free(&s);
@@ -137,6 +139,7 @@ void cot_session_free(cot_session **session) {
     cot__free(s->row_seq);
     cot__free((void *)s->row_blocks);
     cot__free(s->row_wants);
+    cot__free(s->row_generated);
     cot__arena_free(&s->arena);
     cot__pool_free(&s->pool);
     cot__model_unreserve(s->model, s->reserved);
@@ -257,6 +260,8 @@ static cot_status check_rows(const cot_session *s, const cot_row *rows, size_t n
         if (rows[i].token < 0 || rows[i].token >= s->model->n_vocab)
             return cot__fail(err, COT_ARGUMENT, NULL, "token", "%d is outside 0…%lld", rows[i].token,
                              (long long)s->model->n_vocab - 1);
+        if (rows[i].role != COT_ROLE_PROMPT && rows[i].role != COT_ROLE_GENERATED)
+            return cot__fail(err, COT_ARGUMENT, NULL, "role", "%d is no cot_role", (int)rows[i].role);
         if (s->seq[rows[i].sequence].length + ++added[rows[i].sequence] > s->opt.n_ctx)
             return cot__fail(err, COT_CONTEXT_FULL, NULL, "ctx",
                              "the context of %d tokens is full; start with a larger --ctx", s->opt.n_ctx);
@@ -272,6 +277,7 @@ static cot_status run_pass(cot_session *s, const cot_row *rows, size_t n, sink *
         s->row_seq[i] = rows[i].sequence;
         s->row_blocks[i] = q->table;
         s->row_wants[i] = rows[i].wants_logits && k->fn;
+        s->row_generated[i] = rows[i].role == COT_ROLE_GENERATED;
     }
     cot__ops ops = {.k = s->kernels,
                     .pool = s->pool,
@@ -283,6 +289,7 @@ static cot_status run_pass(cot_session *s, const cot_row *rows, size_t n, sink *
                       .sequence = s->row_seq,
                       .blocks = s->row_blocks,
                       .wants = s->row_wants,
+                      .generated = s->row_generated,
                       .streams = s->streams,
                       .logits = pass_logits,
                       .user = k,

@@ -39,7 +39,7 @@ struct cot_session {
     /* Row arrays of one pass, opt.chunk long. */
     int32_t *row_token, *row_pos, *row_seq;
     char *const **row_blocks;
-    bool *row_wants;
+    bool *row_wants, *row_generated;
 };
 
 /* Makes the next n positions of a sequence writable. */

@@ -90,6 +90,21 @@ static void agrees_with_the_reference(void **state) {
 
 /* ---- identity ---- */
 
+/* Latent attention has a form for prompts and one for generated tokens. Where activations or the cache are
+ * rounded, a sum that differs in its last bit may fall to the neighbouring value. */
+static bool latent(const golden_case *g) {
+    return strncmp(g->name, "deepseek2", 9) == 0 || strncmp(g->name, "deepseek3", 9) == 0;
+}
+
+static void check_forms(const golden_case *g, const golden_run *r, const float *x, const float *whole) {
+    size_t n = (size_t)g->n_prompt * (size_t)g->n_vocab;
+    double d = golden_distance(x, whole, n), limit = r->kv == COT_F32 ? 1e-4 : r->kv == COT_F16 ? 1e-3 : 2e-2;
+    if (!(d <= limit))
+        fail_msg("%s: the forms of latent attention differ by %g, KV %s, activations %d", g->name, d,
+                 cot_type_name(r->kv), r->act);
+    assert_true(memcmp(x, whole, n * sizeof *x) != 0); /* there are two */
+}
+
 static void gives_the_same_bits_however_it_is_cut(void **state) {
     static const cot_type kvs[] = {COT_F32, COT_F16, COT_Q8_0};
     (void)state;
@@ -109,11 +124,12 @@ static void gives_the_same_bits_however_it_is_cut(void **state) {
                 continue; /* heads of no whole blocks */
             if (!whole) fail_msg("%s: %s", g.name, err.message);
             size_t bytes = (size_t)g.n_prompt * (size_t)g.n_vocab * sizeof *whole;
-            for (golden_way way = GOLDEN_WHOLE; way <= GOLDEN_BATCHED; way++) {
+            for (golden_way way = GOLDEN_WHOLE; way <= GOLDEN_GENERATED; way++) {
                 r.way = way;
                 r.threads = way == GOLDEN_STEPS ? 1 : 2;
                 float *x = must_run(&r, &g, g.n_prompt);
-                if (memcmp(x, whole, bytes) != 0)
+                if (way == GOLDEN_GENERATED && latent(&g)) check_forms(&g, &r, x, whole);
+                else if (memcmp(x, whole, bytes) != 0)
                     fail_msg("%s: way %d, KV %s, activations %d: other bits (distance %g)", g.name, way,
                              cot_type_name(r.kv), r.act, golden_distance(x, whole, bytes / 4));
                 free(x);

@@ -1,5 +1,9 @@
-/* Multi-head latent attention (DeepSeek-V2, 2405.04434), absorbed form for every row: the cache holds one
- * head of [normed latent | rotated key]; queries are carried into the latent space, contexts back out of it.
+/* Multi-head latent attention (DeepSeek-V2, 2405.04434): the cache holds one head of [normed latent | rotated
+ * key]. Two forms, chosen by the row's role and never by its batch mates. Generated rows: absorbed; queries
+ * are carried into the latent space, contexts back out of it. Rows of a prompt: every head's keys and values
+ * are made from the latents, a chunk of positions at a time, shared by all rows, which costs less as soon as
+ * there are a few: a query then meets nope + rot + dv numbers of a position instead of 2 kv_rank + rot. The
+ * forms agree to 1e-4 where activations and cache are F32; rounded, they may fall to neighbouring values.
  */
 #include <math.h>
 #include <string.h>
@@ -160,30 +164,29 @@ static cot_status queries(cot__forward *f, const cot__mla_block *a, cot__rows *x
     return cot__op_linear(c, &a->wqb, &a->bqb, &y, q, qs, err);
 }
 
-cot_status cot__mla_forward(cot__forward *f, const cot__step *s, cot_error *err) {
-    const cot__mla_block *a = s->mla;
-    cot__ops *c = f->ops;
-    const cot__pass *p = f->pass;
-    int64_t n = p->n, n_embd = f->m->n_embd;
-    size_t mark = cot__arena_mark(c->arena), un = (size_t)n;
-    size_t qh = (size_t)(a->nope + a->rot), qs = (size_t)a->heads * qh, ks = (size_t)(a->kv_rank + a->rot);
-    size_t ls = (size_t)a->heads * ks, cs = (size_t)(a->heads * a->kv_rank), os = (size_t)(a->heads * a->dv);
-    float *q = cot__arena_alloc(c->arena, un * qs * 4),
-          *qa = cot__arena_alloc(c->arena, un * (size_t)a->q_rank * 4),
-          *k = cot__arena_alloc(c->arena, un * ks * 4);
-    float *lat = cot__arena_alloc(c->arena, un * ls * 4), *ctx = cot__arena_alloc(c->arena, un * cs * 4),
-          *o = cot__arena_alloc(c->arena, un * os * 4);
-    if (!q || !qa || !k || !lat || !ctx || !o)
-        return cot__fail_memory(err, un * (qs + ks + ls + cs + os) * 4);
-    cot__rows x = cot__rows_of(f->value[s->in], (size_t)n_embd, n, n_embd);
-    const cot__rope *r = &f->m->rope[a->rope];
-    COT_TRY(queries(f, a, &x, q, qa, err));
-    COT_TRY(cot__op_linear(c, &a->wkva, &a->bkva, &x, k, ks, err));
-    cot__op_norm(c, COT_NORM_RMS, k, ks, k, ks, n, 1, a->kv_rank, a->kv_norm, NULL, a->norm_eps);
-    cot__op_rope(c, r->neox, k + a->kv_rank, ks, n, 1, 0, r->n_rot, f->cos[a->rope], f->sin[a->rope]);
-    cot__op_rope(c, r->neox, q + a->nope, qs, n, a->heads, qh, r->n_rot, f->cos[a->rope], f->sin[a->rope]);
-    const cot__kv_stream *kv = &p->streams[s->stream];
-    cot__op_kv_store(c, kv, p->blocks, p->pos, n, k, ks, NULL, 0);
+enum { ABSORBED_ROWS = 64, NAIVE_ROWS = 512, NAIVE_QUERIES = 64 }; /* most at once */
+
+/* The rows of one forward; q and out hold all of them. */
+typedef struct mla_rows {
+    cot__forward *f;
+    const cot__mla_block *a;
+    const cot__kv_stream *kv;
+    const float *q; /* heads · (nope + rot) */
+    float *out;     /* heads · dv */
+    size_t qs, os;
+} mla_rows;
+
+/* ---- absorbed ---- */
+
+static cot_status absorbed(const mla_rows *m, int64_t first, int64_t n, cot_error *err) {
+    const cot__mla_block *a = m->a;
+    cot__ops *c = m->f->ops;
+    size_t mark = cot__arena_mark(c->arena), un = (size_t)n, qh = (size_t)(a->nope + a->rot);
+    size_t ks = (size_t)(a->kv_rank + a->rot), ls = (size_t)a->heads * ks,
+           cs = (size_t)(a->heads * a->kv_rank);
+    const float *q = m->q + (size_t)first * m->qs;
+    float *lat = cot__arena_alloc(c->arena, un * ls * 4), *ctx = cot__arena_alloc(c->arena, un * cs * 4);
+    if (!lat || !ctx) return cot__fail_memory(err, un * (ls + cs) * 4);
     head_job in = {.c = c,
                    .a = a,
                    .w = &a->wk,
@@ -191,7 +194,7 @@ cot_status cot__mla_forward(cot__forward *f, const cot__step *s, cot_error *err)
                    .w_step = a->k_step,
                    .w_count = a->k_transposed ? a->kv_rank : a->nope,
                    .x = q,
-                   .x_stride = qs,
+                   .x_stride = m->qs,
                    .x_step = qh,
                    .x_cols = a->nope,
                    .out = lat,
@@ -201,15 +204,14 @@ cot_status cot__mla_forward(cot__forward *f, const cot__step *s, cot_error *err)
     COT_TRY(heads_run(&in, err));
     for (size_t i = 0; i < un; i++)
         for (size_t h = 0; h < (size_t)a->heads; h++)
-            memcpy(lat + i * ls + h * ks + a->kv_rank, q + i * qs + h * qh + a->nope,
+            memcpy(lat + i * ls + h * ks + a->kv_rank, q + i * m->qs + h * qh + a->nope,
                    (size_t)a->rot * sizeof *q);
-    cot__attention at = {.kv = kv,
-                         .blocks = p->blocks,
-                         .pos = p->pos,
+    cot__attention at = {.kv = m->kv,
+                         .blocks = m->f->pass->blocks + first,
+                         .pos = m->f->pass->pos + first,
                          .n = n,
                          .heads = a->heads,
                          .scale = a->scale,
-                         .window = a->window,
                          .q = lat,
                          .q_stride = ls,
                          .out = ctx,
@@ -225,13 +227,153 @@ cot_status cot__mla_forward(cot__forward *f, const cot__step *s, cot_error *err)
                     .x_stride = cs,
                     .x_step = (size_t)a->kv_rank,
                     .x_cols = a->kv_rank,
-                    .out = o,
-                    .out_stride = os,
+                    .out = m->out + (size_t)first * m->os,
+                    .out_stride = m->os,
                     .out_step = (size_t)a->dv,
                     .n = n};
     COT_TRY(heads_run(&out, err));
+    cot__arena_rewind(c->arena, mark);
+    return COT_OK;
+}
+
+/* ---- naive ---- */
+
+/* One item is one head: its slice of kv_b is decoded once, then its chunks of positions are walked upward. */
+typedef struct naive_job {
+    const mla_rows *m;
+    int64_t first, n; /* rows of one sequence, positions ascending */
+    float *scratch;   /* per thread */
+    size_t scratch_floats;
+} naive_job;
+
+static size_t naive_floats(const cot__mla_block *a, int64_t n) {
+    size_t wide = (size_t)(a->nope + a->rot + a->dv), rank = (size_t)a->kv_rank;
+    size_t floats =
+        (size_t)(a->nope + a->dv) * rank + (size_t)a->nope + COT_KV_CHUNK * (rank + (size_t)a->rot + wide) +
+        (size_t)(n + NAIVE_QUERIES) * (size_t)a->dv + (size_t)n * sizeof(cot__attn_state) / sizeof(float);
+    return (floats + 63) & ~(size_t)63;
+}
+
+/* A head's slice of kv_b as rows of F32: nope rows of keys, then dv rows of values; `row` is scratch. */
+static void decode_head(const cot__mla_block *a, int head, float *row, float *w) {
+    size_t rank = (size_t)a->kv_rank;
+    for (int r = 0; a->k_transposed && r < a->kv_rank; r++) {
+        cot__view_row(&a->wk, (int64_t)head * a->k_step + r, row);
+        for (int i = 0; i < a->nope; i++) w[(size_t)i * rank + (size_t)r] = row[i];
+    }
+    for (int i = 0; !a->k_transposed && i < a->nope; i++)
+        cot__view_row(&a->wk, (int64_t)head * a->k_step + i, w + (size_t)i * rank);
+    for (int i = 0; i < a->dv; i++)
+        cot__view_row(&a->wv, (int64_t)head * a->v_step + a->v_first + i, w + (size_t)(a->nope + i) * rank);
+}
+
+static void naive_item(void *arg, size_t head, int thread) {
+    const naive_job *j = arg;
+    const mla_rows *m = j->m;
+    const cot__mla_block *a = m->a;
+    const cot__pass *p = m->f->pass;
+    const cot_kernels *k = m->f->ops->k;
+    size_t rank = (size_t)a->kv_rank, ks = rank + (size_t)a->rot, qh = (size_t)(a->nope + a->rot);
+    size_t wide = qh + (size_t)a->dv, dv = (size_t)a->dv;
+    const int32_t *pos = p->pos + j->first;
+    float *w = j->scratch + (size_t)thread * j->scratch_floats, *lat = w + (size_t)(a->nope + a->dv) * rank,
+          *kv = lat + COT_KV_CHUNK * ks, *acc = kv + COT_KV_CHUNK * wide, *part = acc + (size_t)j->n * dv,
+          *row = part + NAIVE_QUERIES * dv;
+    cot__attn_state *st = (void *)(row + a->nope), pst[NAIVE_QUERIES];
+    int from[NAIVE_QUERIES] = {0}, to[NAIVE_QUERIES];
+    cot_view wk = cot__view_make(w, COT_F32, a->nope, a->kv_rank),
+             wv = cot__view_make(w + (size_t)a->nope * rank, COT_F32, a->dv, a->kv_rank);
+    cot__gemm_fn *gemm = k->gemm_f32[cot__kernel_slot(COT_F32)];
+    decode_head(a, (int)head, row, w);
+    for (int64_t i = 0; i < j->n; i++) st[i] = (cot__attn_state){-__builtin_inff(), 0};
+    memset(acc, 0, (size_t)j->n * dv * sizeof *acc);
+    int32_t seen = pos[j->n - 1] + 1;
+    for (int32_t base = 0; base < seen; base += COT_KV_CHUNK) {
+        const char *rows = p->blocks[j->first][base / COT_KV_CHUNK] + m->kv->offset;
+        int here = seen - base < COT_KV_CHUNK ? seen - base : COT_KV_CHUNK;
+        for (int i = 0; i < here; i++) {
+            k->kv_load(m->kv->type, lat + (size_t)i * ks, rows + (size_t)i * m->kv->k_row, (int)ks);
+            memcpy(kv + (size_t)i * wide + a->nope, lat + (size_t)i * ks + rank, (size_t)a->rot * sizeof *kv);
+        }
+        gemm(&wk, 0, a->nope, lat, ks * sizeof *lat, NULL, here, kv, wide);
+        gemm(&wv, 0, a->dv, lat, ks * sizeof *lat, NULL, here, kv + qh, wide);
+        cot__kv_chunk chunk = {kv,      kv + qh, COT_F32, COT_F32, wide * sizeof *kv, wide * sizeof *kv,
+                               (int)qh, a->dv};
+        for (int64_t i = 0, nq; i < j->n; i += nq) {
+            nq = j->n - i < NAIVE_QUERIES ? j->n - i : NAIVE_QUERIES;
+            if (pos[i + nq - 1] < base) continue;
+            for (int64_t r = 0; r < nq; r++) {
+                int sees = pos[i + r] + 1 - base;
+                to[r] = sees < 0 ? 0 : sees < COT_KV_CHUNK ? sees : COT_KV_CHUNK;
+            }
+            k->attn_chunk(&chunk, m->q + (size_t)(j->first + i) * m->qs + head * qh, m->qs, (int)nq, from, to,
+                          a->scale, 0, pst, part, dv);
+            for (int64_t r = 0; r < nq; r++)
+                if (to[r])
+                    k->attn_merge(&st[i + r], acc + (size_t)(i + r) * dv, &pst[r], part + (size_t)r * dv,
+                                  a->dv);
+        }
+    }
+    for (int64_t i = 0; i < j->n; i++)
+        k->attn_finish(&st[i], acc + (size_t)i * dv, NULL,
+                       m->out + (size_t)(j->first + i) * m->os + head * dv, a->dv);
+}
+
+static cot_status naive(const mla_rows *m, int64_t first, int64_t n, cot_error *err) {
+    cot__ops *c = m->f->ops;
+    size_t mark = cot__arena_mark(c->arena);
+    naive_job j = {.m = m, .first = first, .n = n, .scratch_floats = naive_floats(m->a, n)};
+    size_t bytes = j.scratch_floats * sizeof(float) * (size_t)cot__pool_threads(c->pool);
+    j.scratch = cot__arena_alloc(c->arena, bytes);
+    if (!j.scratch) return cot__fail_memory(err, bytes);
+    cot__pool_run(c->pool, naive_item, &j, (size_t)m->a->heads);
+    cot__arena_rewind(c->arena, mark);
+    return COT_OK;
+}
+
+cot_status cot__mla_forward(cot__forward *f, const cot__step *s, cot_error *err) {
+    const cot__mla_block *a = s->mla;
+    cot__ops *c = f->ops;
+    const cot__pass *p = f->pass;
+    int64_t n = p->n, n_embd = f->m->n_embd;
+    size_t mark = cot__arena_mark(c->arena), un = (size_t)n;
+    size_t qh = (size_t)(a->nope + a->rot), qs = (size_t)a->heads * qh, ks = (size_t)(a->kv_rank + a->rot),
+           os = (size_t)(a->heads * a->dv);
+    float *q = cot__arena_alloc(c->arena, un * qs * 4),
+          *qa = cot__arena_alloc(c->arena, un * (size_t)a->q_rank * 4),
+          *k = cot__arena_alloc(c->arena, un * ks * 4), *o = cot__arena_alloc(c->arena, un * os * 4);
+    if (!q || !qa || !k || !o) return cot__fail_memory(err, un * (qs + ks + os) * 4);
+    cot__rows x = cot__rows_of(f->value[s->in], (size_t)n_embd, n, n_embd);
+    const cot__rope *r = &f->m->rope[a->rope];
+    COT_TRY(queries(f, a, &x, q, qa, err));
+    COT_TRY(cot__op_linear(c, &a->wkva, &a->bkva, &x, k, ks, err));
+    cot__op_norm(c, COT_NORM_RMS, k, ks, k, ks, n, 1, a->kv_rank, a->kv_norm, NULL, a->norm_eps);
+    cot__op_rope(c, r->neox, k + a->kv_rank, ks, n, 1, 0, r->n_rot, f->cos[a->rope], f->sin[a->rope]);
+    cot__op_rope(c, r->neox, q + a->nope, qs, n, a->heads, qh, r->n_rot, f->cos[a->rope], f->sin[a->rope]);
+    const cot__kv_stream *kv = &p->streams[s->stream];
+    cot__op_kv_store(c, kv, p->blocks, p->pos, n, k, ks, NULL, 0);
+    mla_rows m = {.f = f, .a = a, .kv = kv, .q = q, .out = o, .qs = qs, .os = os};
+    for (int64_t i = 0, e; i < n; i = e) { /* absorbed: neighbours of any sequence; naive: of one */
+        bool generated = p->generated[i];
+        for (e = i + 1; e < n && p->generated[e] == generated; e++)
+            if (e - i == (generated ? ABSORBED_ROWS : NAIVE_ROWS) ||
+                (!generated && p->blocks[e] != p->blocks[i]))
+                break;
+        COT_TRY(generated ? absorbed(&m, i, e - i, err) : naive(&m, i, e - i, err));
+    }
     cot__rows y = cot__rows_of(o, os, n, (int64_t)os);
     COT_TRY(cot__op_linear(c, &a->wo, &a->bo, &y, f->value[s->out], (size_t)n_embd, err));
     cot__arena_rewind(c->arena, mark);
     return COT_OK;
+}
+
+uint64_t cot__mla_scratch(const cot__mla_block *a, uint64_t rows, int threads) {
+    uint64_t heads = (uint64_t)a->heads, nope = (uint64_t)a->nope, rot = (uint64_t)a->rot,
+             dv = (uint64_t)a->dv, rank = (uint64_t)a->kv_rank, wide = rank > nope ? rank : nope;
+    uint64_t most = rows < NAIVE_ROWS ? rows : NAIVE_ROWS, few = rows < ABSORBED_ROWS ? rows : ABSORBED_ROWS;
+    uint64_t naive = 4 * (uint64_t)threads * naive_floats(a, (int64_t)most),
+             absorbed = few * (4 * heads * (2 * rank + rot) + (uint64_t)threads * (2 * wide + 2048)) +
+                        (uint64_t)threads * NAIVE_QUERIES * 12 * rank;
+    return rows * 4 * (heads * (nope + rot + dv) + rank + rot + (uint64_t)a->q_rank) +
+           (naive > absorbed ? naive : absorbed);
 }
