@@ -92,11 +92,12 @@ static inline void golden_close(golden_case *g) { free(g->logits); }
 
 /* How a run computes what must be the same. */
 typedef enum golden_way {
-    GOLDEN_WHOLE,     /* the prompt in one call */
-    GOLDEN_STEPS,     /* a token a call */
-    GOLDEN_CHUNKS,    /* calls of 1, 2, 3, … rows */
-    GOLDEN_BATCHED,   /* in sequence 1, beside another sequence of other tokens */
-    GOLDEN_GENERATED, /* after half a prompt, a token a call as if generated */
+    GOLDEN_WHOLE,             /* the prompt in one call */
+    GOLDEN_STEPS,             /* a token a call */
+    GOLDEN_CHUNKS,            /* calls of 1, 2, 3, … rows */
+    GOLDEN_BATCHED,           /* in sequence 1, beside another sequence of other tokens */
+    GOLDEN_GENERATED_BATCHED, /* as the next, beside another sequence */
+    GOLDEN_GENERATED,         /* after half a prompt, a token a call as if generated */
 } golden_way;
 
 typedef struct golden_run {
@@ -126,6 +127,10 @@ static inline bool golden_take(void *user, size_t row, const float *logits, int6
     return true;
 }
 
+static inline bool golden_batched(golden_way way) {
+    return way == GOLDEN_BATCHED || way == GOLDEN_GENERATED_BATCHED;
+}
+
 /* Logits (n × n_vocab, to be freed) of ids; NULL and *err when the model does not open or run. */
 static inline float *golden_logits(const golden_run *r, const int32_t *ids, int n, int64_t n_vocab,
                                    cot_error *err) {
@@ -144,12 +149,12 @@ static inline float *golden_logits(const golden_run *r, const int32_t *ids, int 
     so.kv_type = r->kv;
     so.activation = r->act;
     so.experts_used = r->experts_used;
-    so.n_sequences = r->way == GOLDEN_BATCHED ? 2 : 1;
+    so.n_sequences = golden_batched(r->way) ? 2 : 1;
     so.n_ctx = n; /* LongRoPE's factors are chosen by it */
     if (cot_model_open(&m, r->path, &mo, err) != COT_OK) return NULL;
     float *out = calloc((size_t)n * (size_t)n_vocab, sizeof *out);
     assert_non_null(out);
-    golden_rows take = {out, n_vocab, 0, r->way == GOLDEN_BATCHED, rows};
+    golden_rows take = {out, n_vocab, 0, golden_batched(r->way), rows};
     cot_status st = cot_session_create(&s, m, &so, err);
     if (st == COT_OK && r->residency >= COT_RESIDENCY_STREAM && r->share >= 0) {
         cot_residency_info i = {.struct_size = sizeof i};
@@ -159,17 +164,18 @@ static inline float *golden_logits(const golden_run *r, const int32_t *ids, int 
     }
     int step = 1;
     for (int i = 0; st == COT_OK && i < n; i += step) {
-        bool made = r->way == GOLDEN_GENERATED && i >= n / 2;
-        step = r->way == GOLDEN_STEPS || made ? 1
-               : r->way == GOLDEN_GENERATED   ? n / 2
-               : r->way == GOLDEN_CHUNKS      ? (i ? step + 1 : 1)
-                                              : n;
+        bool made = r->way >= GOLDEN_GENERATED_BATCHED && i >= n / 2;
+        step = r->way == GOLDEN_STEPS || made       ? 1
+               : r->way >= GOLDEN_GENERATED_BATCHED ? n / 2
+               : r->way == GOLDEN_CHUNKS            ? (i ? step + 1 : 1)
+                                                    : n;
         if (step > n - i) step = n - i;
         int k = 0;
-        for (int j = 0; j < step && r->way == GOLDEN_BATCHED; j++)
-            rows[k++] = (cot_row){ids[(j * 7 + 3) % n], 0, COT_ROLE_PROMPT, j % 2 == 0};
+        for (int j = 0; j < step && golden_batched(r->way); j++)
+            rows[k++] =
+                (cot_row){ids[(j * 7 + 3) % n], 0, made ? COT_ROLE_GENERATED : COT_ROLE_PROMPT, j % 2 == 0};
         for (int j = 0; j < step; j++)
-            rows[k++] = (cot_row){ids[i + j], r->way == GOLDEN_BATCHED,
+            rows[k++] = (cot_row){ids[i + j], golden_batched(r->way),
                                   made ? COT_ROLE_GENERATED : COT_ROLE_PROMPT, true};
         st = cot_forward(s, rows, (size_t)k, golden_take, &take, err);
     }
