@@ -373,6 +373,8 @@ static const mutation mutations[] = {
     {"gemma2", "attention", "window", "0"},
     {"gemma2", "heads.logits", "softcap", "0"},
     {"gemma3-softcap", "heads.logits", "softcap", "0"},
+    {"deepseek2-norm", "moe", "normalize", "false"},
+    {"deepseek2-norm", "moe", "normalize_or_scale", "false"},
     {"deepseek3-plain", "moe", "normalize", "true"},
     {"deepseek3-plain", "moe", "scale", "1"},
     {"deepseek3-plain", "tensors", "exp_probs_b", NULL},

@@ -70,6 +70,8 @@ CASES = {
                                  "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5, "norm_topk_prob": False, **rope()}),
     "deepseek2-lite": ("DeepseekV2", {**BASE, **MLA, **FF, "q_lora_rank": None, "n_routed_experts": 10, "n_shared_experts": 2, "num_experts_per_tok": 3, "moe_intermediate_size": 16, "first_k_dense_replace": 1,
                                       "topk_method": "greedy", "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0, "norm_topk_prob": False, **{"rope_parameters": dict(YARN, mscale=0.707, mscale_all_dim=0.707)}}),
+    "deepseek2-norm": ("DeepseekV2", {**BASE, **MLA, **FF, "q_lora_rank": 20, "n_routed_experts": 9, "n_shared_experts": 1, "num_experts_per_tok": 3, "moe_intermediate_size": 16, "first_k_dense_replace": 1,
+                                      "topk_method": "greedy", "n_group": 1, "topk_group": 1, "routed_scaling_factor": 2.5, "norm_topk_prob": True, **rope()}),
     "deepseek3": ("DeepseekV3", {**BASE, **MLA, **FF, "num_hidden_layers": 3, "q_lora_rank": 20, "n_routed_experts": 12, "n_shared_experts": 1, "num_experts_per_tok": 3, "moe_intermediate_size": 16, "first_k_dense_replace": 1,
                                  "n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5, "norm_topk_prob": True, "rope_interleave": True, **{"rope_parameters": dict(YARN, mscale=1.0, mscale_all_dim=1.0)}}),
     "deepseek3-plain": ("DeepseekV3", {**BASE, **MLA, **FF, "q_lora_rank": None, "n_routed_experts": 9, "n_shared_experts": 2, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "first_k_dense_replace": 0, "n_group": 1, "topk_group": 1,
@@ -129,6 +131,9 @@ def make(out, case):
     torch.manual_seed(seed)
     model = getattr(tf, name)(config).eval().float()
     redraw(model, torch.Generator().manual_seed(seed))
+    if case == "deepseek2-norm":  # this version of transformers does not read norm_topk_prob; the released code normalises instead of scaling
+        for router in (layer.mlp.gate for layer in model.model.layers if hasattr(layer.mlp, "gate")):
+            router.register_forward_hook(lambda m, args, out: (out[0], out[1] / (out[1].sum(-1, keepdim=True) + 1e-20), out[2]))
     if case == "phimoe-long":  # this version of transformers asks for the short factors at every length; the released code does not
         rotary = model.model.rotary_emb
         init = rotary.rope_init_fn
