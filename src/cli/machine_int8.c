@@ -26,7 +26,7 @@ __attribute__((target("avx512f,avx512vnni"))) static double vnni(long rounds, in
 #undef START
 #undef STEP
 #undef JOIN
-    *sink = _mm512_reduce_add_epi32(a);
+    *sink = _mm512_cvtsi512_si32(a); /* any of the sums keeps the work alive */
     return 64.0 * 12 * (double)rounds;
 }
 
