@@ -87,11 +87,12 @@ class _Sample(c.Structure):
 class _GenerateOptions(c.Structure):
     _fields_ = [("struct_size", c.c_size_t), ("max_tokens", c.c_int32), ("sample", _Sample), ("stop", c.POINTER(c.c_char_p)),
                 ("n_stop", c.c_size_t), ("ignore_end", c.c_bool), ("beams", c.c_int32), ("beam_groups", c.c_int32),
-                ("diversity", c.c_float), ("length_penalty", c.c_float), ("progress", _PROGRESS), ("progress_user", c.c_void_p)]
+                ("diversity", c.c_float), ("length_penalty", c.c_float), ("draft", c.c_int32),
+                ("progress", _PROGRESS), ("progress_user", c.c_void_p)]
 
 
 class _Result(c.Structure):
-    _fields_ = [("prompt_tokens", c.c_int32), ("generated_tokens", c.c_int32), ("prompt_seconds", c.c_double),
+    _fields_ = [("prompt_tokens", c.c_int32), ("generated_tokens", c.c_int32), ("drafted", c.c_int32), ("accepted", c.c_int32), ("prompt_seconds", c.c_double),
                 ("generate_seconds", c.c_double), ("stop", c.c_int)]
 
 
@@ -314,9 +315,9 @@ class Session(_Handle):
 
     def generate(self, prompt: Union[str, Sequence[int]], max_tokens: int = -1, on_text: Optional[Callable[[str], object]] = None,
                  stop: Sequence[str] = (), logit_bias: Optional[dict] = None, ignore_end: bool = False, beams: int = 1,
-                 beam_groups: int = 1, diversity: float = 0.0, length_penalty: Optional[float] = None, **sample) -> Generation:
+                 beam_groups: int = 1, diversity: float = 0.0, length_penalty: Optional[float] = None, draft: int = 0, **sample) -> Generation:
         """Continues sequence 0 with a prompt (text or ids) and what the model writes then. on_text gets the text as it comes
-        and stops the generation by returning False. Further options are those of sampling: temperature, top_k, top_p, min_p,
+        and stops the generation by returning False. draft: tokens guessed ahead, 0 to 16; the text stays the same. Further options are those of sampling: temperature, top_k, top_p, min_p,
         typical_p, repetition_penalty, frequency_penalty, presence_penalty, penalty_window, seed."""
         ids = self.model.tokenize(prompt) if isinstance(prompt, (str, bytes)) else list(prompt)
         o, result, text, tokens = _GenerateOptions(), _Result(), [], []
@@ -328,6 +329,7 @@ class Session(_Handle):
         bias = (_Bias * len(logit_bias or {}))(*(logit_bias or {}).items())
         stops = (c.c_char_p * len(stop))(*(s.encode() for s in stop))
         o.max_tokens, o.ignore_end, o.beams, o.beam_groups, o.diversity = max_tokens, ignore_end, beams, beam_groups, diversity
+        o.draft = draft
         o.length_penalty = o.length_penalty if length_penalty is None else length_penalty
         o.sample.bias, o.sample.n_bias, o.stop, o.n_stop = bias, len(bias), stops, len(stops)
 

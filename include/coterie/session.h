@@ -86,6 +86,8 @@ typedef struct cot_generate_options {
     int32_t beams,
         beam_groups; /* beams > 1: (diverse) beam search instead of sampling; needs n_sequences ≥ 2·beams */
     float diversity, length_penalty;
+    int32_t draft; /* tokens guessed ahead from the sequence itself and checked in one pass, 0 (off) … 16. The
+                      text is the same, bit for bit, under any sampling; it pays where text repeats itself */
     cot_progress_fn *progress; /* "prefill" */
     void *progress_user;
 } cot_generate_options;
@@ -105,6 +107,7 @@ typedef bool cot_text_fn(void *user, const char *text, size_t n, int32_t token);
 
 typedef struct cot_generate_result {
     int32_t prompt_tokens, generated_tokens;
+    int32_t drafted, accepted; /* tokens guessed ahead, and those of them that were right */
     double prompt_seconds, generate_seconds;
     cot_stop_reason stop;
 } cot_generate_result;

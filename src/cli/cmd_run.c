@@ -78,6 +78,7 @@ static void report(const cot_generate_result *r, const sink *s, const cli_common
         printf(
             "], \"prompt_tokens\": %d, \"prompt_ms\": %.3f, \"generated_tokens\": %d, \"generate_ms\": %.3f, \"stop\": \"%s\"",
             r->prompt_tokens, ps * 1e3, r->generated_tokens, gs * 1e3, reason(r->stop));
+        if (r->drafted) printf(", \"drafted\": %d, \"accepted\": %d", r->drafted, r->accepted);
         cli_memory_json(before, &after, tokens, ps + gs);
         puts("}");
         return;
@@ -93,6 +94,8 @@ static void report(const cot_generate_result *r, const sink *s, const cli_common
             "prompt %d tokens in %.2f s (%.1f/s), generated %d in %.2f s (%.1f/s), %d threads, stopped by %s\n",
             r->prompt_tokens, ps, ps > 0 ? r->prompt_tokens / ps : 0, r->generated_tokens, gs,
             gs > 0 ? r->generated_tokens / gs : 0, cot_session_threads(session), reason(r->stop));
+    if (!c->quiet && r->drafted)
+        fprintf(stderr, "drafts: %d of %d guessed tokens were right\n", r->accepted, r->drafted);
     if (!c->quiet) cli_memory_line(before, &after, tokens, ps + gs);
     if (c->stats) cli_memory_table(m);
 }

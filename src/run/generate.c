@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "run/draft.h"
 #include "run/generate.h"
 #include "run/session.h"
 #include "text/tok_utf8.h"
@@ -108,15 +109,49 @@ cot_status cot__prefill(cot_session *s, int32_t sequence, const int32_t *ids, si
 
 /* ---- sampling ---- */
 
-static cot_status sample_loop(cot_session *s, const cot_generate_options *o, cot_sampler *sampler,
-                              float *logits, cot__stream *t, cot_generate_result *r, cot_error *err) {
+/* The rows that were computed ahead: draft[0 … n) are in the sequence after `base` tokens, and logits holds
+ * n + 1 rows, of which row `at` comes next. */
+typedef struct ahead {
+    float *logits;
+    size_t n_vocab;
+    int32_t base, draft[COT__DRAFT_MOST];
+    int n, at;
+} ahead;
+
+static bool keep_rows(void *user, size_t row, const float *logits, int64_t n) {
+    memcpy((float *)user + row * (size_t)n, logits, (size_t)n * sizeof *logits);
+    return true;
+}
+
+/* Appends token and what may follow it. */
+static cot_status step(cot_session *s, const cot_generate_options *o, ahead *a, int32_t token,
+                       cot_generate_result *r, cot_error *err) {
+    cot_row rows[1 + COT__DRAFT_MOST] = {{token, 0, COT_ROLE_GENERATED, true}};
+    cot__sequence *q = &s->seq[0];
+    int most = s->opt.n_ctx - q->length - 1;
+    a->base = q->length + 1;
+    a->at = a->n = 0;
+    if (o->draft < most) most = o->draft;
+    if (o->max_tokens >= 0 && o->max_tokens - r->generated_tokens - 1 < most)
+        most = o->max_tokens - r->generated_tokens - 1;
+    if (most > 0) {
+        q->tokens[q->length] = token; /* where the call puts it, too */
+        a->n = cot__draft_lookup(q->tokens, (size_t)a->base, most, a->draft);
+    }
+    for (int i = 0; i < a->n; i++) rows[1 + i] = (cot_row){a->draft[i], 0, COT_ROLE_GENERATED, true};
+    r->drafted += a->n;
+    return cot_forward(s, rows, 1 + (size_t)a->n, keep_rows, a->logits, err);
+}
+
+static cot_status sample_loop(cot_session *s, const cot_generate_options *o, cot_sampler *sampler, ahead *a,
+                              cot__stream *t, cot_generate_result *r, cot_error *err) {
     const cot_model *m = s->model;
     r->stop = COT_STOP_LENGTH;
     for (;;) {
         int32_t token;
         bool go_on = true;
         if (o->max_tokens >= 0 && r->generated_tokens >= o->max_tokens) return COT_OK;
-        COT_TRY(cot_sampler_choose(sampler, logits, &token, NULL, err));
+        COT_TRY(cot_sampler_choose(sampler, a->logits + (size_t)a->at * a->n_vocab, &token, NULL, err));
         r->generated_tokens++;
         if (!o->ignore_end && cot_token_is_end(m, token)) {
             r->stop = COT_STOP_END;
@@ -131,12 +166,17 @@ static cot_status sample_loop(cot_session *s, const cot_generate_options *o, cot
             return COT_OK;
         }
         if (o->max_tokens >= 0 && r->generated_tokens >= o->max_tokens) return COT_OK;
+        if (a->at < a->n && token == a->draft[a->at]) {
+            a->at++;
+            r->accepted++;
+            continue;
+        }
+        COT_TRY(cot_sequence_cut(s, 0, a->base + a->at, err));
         if (s->seq[0].length >= s->opt.n_ctx) {
             r->stop = COT_STOP_CONTEXT;
             return COT_OK;
         }
-        cot_row row = {token, 0, COT_ROLE_GENERATED, true};
-        COT_TRY(cot_forward(s, &row, 1, keep_logits, &logits, err));
+        COT_TRY(step(s, o, a, token, r, err));
     }
 }
 
@@ -154,6 +194,10 @@ static cot_status check_options(const cot_session *s, const cot_generate_options
     if (o->beams > 1 && s->opt.n_sequences < 2 * o->beams)
         return cot__fail(err, COT_ARGUMENT, NULL, "n_sequences", "%d beams need a session with %d sequences",
                          o->beams, 2 * o->beams);
+    if (o->draft < 0 || o->draft > COT__DRAFT_MOST)
+        return cot__fail(err, COT_ARGUMENT, NULL, "draft", "%d is outside 0…%d", o->draft, COT__DRAFT_MOST);
+    if (o->draft && o->beams > 1)
+        return cot__fail(err, COT_ARGUMENT, NULL, "draft", "does not go together with beams");
     return COT_OK;
 }
 
@@ -165,7 +209,8 @@ cot_status cot_generate(cot_session *s, const int32_t *prompt, size_t n, const c
     cot_generate_defaults(&o);
     if (options) o = *options;
     COT_TRY(check_options(s, &o, n, err));
-    float *logits = cot__alloc_array((size_t)s->model->n_vocab, sizeof *logits);
+    ahead a = {.n_vocab = (size_t)s->model->n_vocab};
+    float *logits = a.logits = cot__alloc_array(a.n_vocab * (size_t)(1 + o.draft), sizeof *logits);
     cot_sampler *sampler = NULL;
     cot__stream t = {.fn = fn, .user = user, .opt = &o, .buf = {.max = 1 << 30}, .out = {.max = 1 << 30}};
     cot_status st = logits ? cot_sampler_create(&sampler, &o.sample, (int32_t)s->model->n_vocab, err)
@@ -176,9 +221,11 @@ cot_status cot_generate(cot_session *s, const int32_t *prompt, size_t n, const c
     const int32_t *all = cot_sequence_tokens(s, 0, &held); /* penalties look at earlier turns, too */
     for (size_t i = 0; i < held && st == COT_OK; i++) st = cot_sampler_accept(sampler, all[i], err);
     double middle = cot__now();
+    a.base = (int32_t)held;
     if (st == COT_OK)
         st = o.beams > 1 ? cot__beam_generate(s, &o, logits, &t, &r, err)
-                         : sample_loop(s, &o, sampler, logits, &t, &r, err);
+                         : sample_loop(s, &o, sampler, &a, &t, &r, err);
+    if (a.n) cot_sequence_cut(s, 0, a.base + a.at, NULL); /* drafts that nobody asked for */
     bool go_on;
     if (st == COT_OK && !t.stopped && !t.cancelled) st = cot__stream_put(&t, "", 0, -1, true, &go_on, err);
     r.prompt_seconds = middle - start;

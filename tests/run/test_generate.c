@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "base/alloc.h"
+#include "run/draft.h"
 #include "run/generate.h"
 #include "text/tok_utf8.h"
 #include "temp.h"
@@ -198,6 +199,84 @@ static void state_goes_through_a_file(void **state) {
     unlink(path);
 }
 
+/* With drafts the same text comes, whatever it is chosen by and wherever it ends, and the sequence holds the
+ * same. */
+static void drafts_change_nothing_but_the_time(void **state) {
+    (void)state;
+    const int32_t ids[] = {70, 71, 72, 73, 70, 71, 72, 73, 70, 71};
+    const char *stops[] = {"e"};
+    int accepted = 0, drafted = 0;
+    for (int k = 0; k < 60; k++) {
+        cot_generate_options o;
+        heard a, b;
+        cot_generate_defaults(&o);
+        /* greedy texts of the noise model repeat themselves; a bias towards few tokens does it for drawn ones
+         */
+        cot_logit_bias bias[] = {{70, 40}, {71, 40}, {72, 39}};
+        o.sample.temperature = k % 3 ? 0.7f : 0;
+        o.sample.seed = (uint64_t)k;
+        o.sample.bias = bias, o.sample.n_bias = k % 3 == 2 ? 3 : 0;
+        o.sample.frequency_penalty = k % 4 == 3 ? 0.5f : 0;
+        o.ignore_end = k % 2;
+        o.max_tokens = k % 5 == 4 ? -1 : 7 * (k % 5) + 20;
+        o.stop = stops, o.n_stop = k % 7 == 6;
+        cot_session *s = session(k % 11 == 10 ? 14 : 90, 1), *t = session(k % 11 == 10 ? 14 : 90, 1);
+        cot_generate_result r = generate(s, &o, ids, 10, &a), d;
+        o.draft = 1 + k % 16;
+        d = generate(t, &o, ids, 10, &b);
+        assert_int_equal(a.n, b.n);
+        assert_memory_equal(a.text, b.text, a.n);
+        assert_int_equal(a.tokens, b.tokens);
+        assert_int_equal(r.generated_tokens, d.generated_tokens);
+        assert_int_equal(r.stop, d.stop);
+        assert_int_equal(r.drafted, 0);
+        size_t n, m;
+        const int32_t *x = cot_sequence_tokens(s, 0, &n), *y = cot_sequence_tokens(t, 0, &m);
+        assert_int_equal(n, m);
+        assert_memory_equal(x, y, n * sizeof *x);
+        accepted += d.accepted, drafted += d.drafted;
+        cot_session_free(&s);
+        cot_session_free(&t);
+    }
+    assert_true(accepted > 100 && drafted > accepted);
+    cot_generate_options o;
+    cot_error err;
+    cot_generate_defaults(&o);
+    cot_session *s = session(32, 4);
+    for (int k = 0; k < 3; k++) {
+        o.draft = k == 0 ? -1 : k == 1 ? 17 : 4, o.beams = k == 2 ? 2 : 1;
+        assert_int_equal(cot_generate(s, ids, 3, &o, NULL, NULL, NULL, &err), COT_ARGUMENT);
+        assert_non_null(strstr(err.message, "draft"));
+    }
+    cot_session_free(&s);
+}
+
+static void drafts_are_what_followed_before(void **state) {
+    static const struct {
+        int32_t text[12];
+        int n, most, want;
+        int32_t draft[4];
+    } cases[] = {
+        {{1, 2, 3, 4, 1, 2}, 6, 4, 4, {3, 4, 1, 2}},
+        {{1, 2, 3, 4, 1, 2}, 6, 1, 1, {3}},
+        {{1, 2, 3, 9, 1, 2}, 6, 2, 2, {3, 9}},
+        {{1, 2, 5, 1, 2, 6, 1, 2}, 8, 1, 1, {6}},        /* the latest */
+        {{7, 1, 2, 5, 1, 2, 6, 7, 1, 2}, 10, 1, 1, {5}}, /* the longest */
+        {{1, 2, 3, 4, 5, 2}, 6, 4, 0, {0}},
+        {{3, 3, 3, 3}, 4, 4, 1, {3}},
+        {{1}, 1, 4, 0, {0}},
+        {{0}, 0, 4, 0, {0}},
+        {{1, 2, 1, 2}, 4, 0, 0, {0}},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int32_t out[4] = {0};
+        int n = cot__draft_lookup(cases[i].text, (size_t)cases[i].n, cases[i].most, out);
+        if (n != cases[i].want) fail_msg("case %zu: %d tokens", i, n);
+        assert_memory_equal(out, cases[i].draft, (size_t)n * sizeof *out);
+    }
+}
+
 static void ends_are_the_union_of_all_that_name_one(void **state) {
     (void)state;
     size_t n;
@@ -227,6 +306,8 @@ int main(void) {
         cmocka_unit_test(the_context_is_full_and_says_so),
         cmocka_unit_test(a_cancelled_prompt_leaves_nothing),
         cmocka_unit_test(state_goes_through_a_file),
+        cmocka_unit_test(drafts_change_nothing_but_the_time),
+        cmocka_unit_test(drafts_are_what_followed_before),
         cmocka_unit_test(ends_are_the_union_of_all_that_name_one),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

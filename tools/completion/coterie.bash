@@ -3,7 +3,7 @@ _coterie() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]}
     local types="f32 f16 bf16 q8_0 q4_0 q5_0 q4_k q5_k q6_k mxfp4"
     local common="--model --arch --threads --quiet --verbose --json --help"
-    local sampling="--temp --top-k --top-p --min-p --typical --repeat-penalty --frequency-penalty --presence-penalty --logit-bias --seed --stop"
+    local sampling="--temp --top-k --top-p --min-p --typical --repeat-penalty --frequency-penalty --presence-penalty --logit-bias --seed --stop --draft"
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
         mapfile -t COMPREPLY < <(compgen -W "run chat logits tokenize detokenize eval inspect bench convert pack plan replay help --help --version" -- "$cur")
