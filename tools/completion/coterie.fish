@@ -21,7 +21,7 @@ complete -c coterie -n "__fish_seen_subcommand_from $commands" -l quiet -d 'no p
 complete -c coterie -n "__fish_seen_subcommand_from $commands" -l verbose -d 'say more'
 complete -c coterie -n "__fish_seen_subcommand_from $commands" -l json -d 'one JSON object on stdout'
 complete -c coterie -n "__fish_seen_subcommand_from $commands" -l help -d 'show help'
-for o in temp top-k top-p min-p typical repeat-penalty frequency-penalty presence-penalty logit-bias seed stop
+for o in temp top-k top-p min-p typical repeat-penalty frequency-penalty presence-penalty logit-bias seed stop draft
     complete -c coterie -n '__fish_seen_subcommand_from run chat' -l $o -x
 end
 complete -c coterie -n '__fish_seen_subcommand_from run chat eval inspect bench' -l ctx -x -d 'context length'
