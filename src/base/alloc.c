@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/error.h"
 
@@ -65,6 +67,20 @@ void *cot__realloc_array(void *p, size_t n, size_t size) {
  * KiB pages come a quarter slower. */
 enum { HUGE = 2 << 20, LARGE = 8 << 20 };
 
+/* On a machine of several memory nodes large pieces (weights) are spread over all that may be used, page by
+ * page: every thread reads every weight some time, so that the nodes' bandwidths add up. What is small lies
+ * where it is touched first. A policy that the user set (numactl) is left alone, as is an older kernel's
+ * refusal. */
+static void spread(void *p, size_t bytes) {
+    enum { DEFAULT = 0, INTERLEAVE = 3, ALLOWED = 4, NODES = 1024 };
+    unsigned long nodes[NODES / (8 * sizeof(unsigned long))] = {0};
+    int policy = -1, n = 0;
+    if (syscall(SYS_get_mempolicy, &policy, NULL, 0, NULL, 0) || policy != DEFAULT) return;
+    if (syscall(SYS_get_mempolicy, NULL, nodes, NODES, NULL, ALLOWED)) return;
+    for (size_t i = 0; i < sizeof nodes / sizeof *nodes; i++) n += __builtin_popcountl(nodes[i]);
+    if (n > 1) (void)syscall(SYS_mbind, p, bytes, INTERLEAVE, nodes, NODES, 0);
+}
+
 void *cot__alloc_aligned(size_t alignment, size_t bytes) {
     size_t rounded;
     if (cot__add_overflow(bytes, alignment - 1, &rounded) || cot__fault_hit(COT__FAULT_ALLOC)) return NULL;
@@ -73,7 +89,10 @@ void *cot__alloc_aligned(size_t alignment, size_t bytes) {
         return count(aligned_alloc(alignment, rounded ? rounded : alignment));
     rounded = (rounded + HUGE - 1) & ~(size_t)(HUGE - 1);
     void *p = aligned_alloc(HUGE, rounded);
-    if (p) (void)madvise(p, rounded, MADV_HUGEPAGE);
+    if (p) {
+        (void)madvise(p, rounded, MADV_HUGEPAGE);
+        spread(p, rounded);
+    }
     return count(p);
 }
 
@@ -91,6 +110,7 @@ static void *map_pages(size_t bytes) {
     if (before) munmap(p, before);
     if (more > before) munmap(p + before + ((bytes + 4095) & ~(size_t)4095), more - before);
     (void)madvise(p + before, bytes, MADV_HUGEPAGE);
+    spread(p + before, bytes);
     return p + before;
 }
 
