@@ -88,7 +88,7 @@ grep -q '"prefill_limit": "f32"' "$dir/out" || fail "a model of floats is not co
 expect 0 '"prefill_limit": "int8"' bench "$dir/q8.gguf" -p 8 -n 0 -r 1 --json
 expect 0 '"int8_how"' bench --machine --threads 1 --json
 for key in memory_gbs memory_gbs_1 f32_gflops int8_gops; do
-    grep -qE "\"$key\": [0-9]*[1-9]" "$dir/out" || fail "bench --machine measured no $key"
+    grep -qE "\"$key\": [0-9.]*[1-9]" "$dir/out" || fail "bench --machine measured no $key"
 done
 expect 0 'GOPS (8-bit products' bench --machine --threads 2
 expect 0 '"decode_tps"' bench $model -p 8 -n 4 -r 1 -c 64 --act f32 --json

@@ -48,12 +48,14 @@ refused 1 'cannot create' bench $model -p 1 -n 1 -r 1 --trace "$dir/none/trace"
 for residency in mmap stream; do
     cp tests/golden/noise/model.gguf "$dir/cut.gguf"
     set +e
-    "$coterie" bench "$dir/cut.gguf" -p 0 -n 1000000 -r 1 --residency $residency >"$dir/out" 2>&1 &
+    "$coterie" bench "$dir/cut.gguf" -p 0 -n 1000000 -r 1 --residency $residency --trace "$dir/cut.trace" >"$dir/out" 2>&1 &
     pid=$!
-    sleep 4 # the machine is measured first
+    waited=0 # the machine is measured first
+    while [ ! -s "$dir/cut.trace" ] && [ $waited -lt 120 ]; do sleep 1; waited=$((waited + 1)); done
     : >"$dir/cut.gguf"
     wait $pid
     got=$?
+    rm -f "$dir/cut.trace"
     set -e
     [ $got = 1 ] || complain "a cut file, $residency: exit code $got"
     grep -q -e 'cut.gguf: .*cut while\|cut.gguf: was changed' "$dir/out" || complain "a cut file, $residency: $(cat "$dir/out")"
