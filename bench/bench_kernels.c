@@ -148,13 +148,15 @@ static bool wanted(const plan *p, const char *name) {
 }
 
 static void products(const cot_kernels *k, const plan *p) {
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+    for (size_t v = 0; v < 2 * (sizeof types / sizeof *types); v++) { /* as stored; then repacked */
+        size_t i = v / 2;
         int slot = cot__kernel_slot(types[i]);
-        if (slot < 0 || !k->gemm[slot]) continue;
+        if (slot < 0 || !k->gemm[slot] || (v % 2 && types[i] != COT_Q4_K && types[i] != COT_Q5_K)) continue;
         void *hot = NULL, *cold = NULL;
         for (size_t j = 0; j < sizeof tokens / sizeof *tokens; j++) {
             work w = {.run = product, .k = k, .slot = slot, .n = tokens[j], .act = p->act, .out = p->out};
-            snprintf(w.name, sizeof w.name, "%s/%d", cot_type_name(types[i]), w.n);
+            snprintf(w.name, sizeof w.name, "%s%s/%d", cot_type_name(types[i]), v % 2 ? "/repacked" : "",
+                     w.n);
             for (char *c = w.name; *c; c++)
                 if (*c >= 'A' && *c <= 'Z') *c = (char)(*c + 32);
             if (!wanted(p, w.name)) continue;
@@ -165,8 +167,9 @@ static void products(const cot_kernels *k, const plan *p) {
             for (int pass = 0; pass < (p->count ? 1 : 2); pass++) {
                 int64_t rows = p->count ? COUNT_ROWS : pass ? HOT_ROWS : cold_rows(types[i]);
                 void **data = pass || p->count ? &hot : &cold;
-                if (!*data) *data = weights_of(types[i], rows);
+                if (!*data) *data = weights_of(types[i], rows); /* any bytes serve the repacked kernel */
                 w.weights = cot__view_make(*data, types[i], rows, COLS);
+                w.weights.together = v % 2 ? COT__TOGETHER : 0;
                 w.bytes = (double)cot__row_bytes(types[i], COLS) * (double)rows;
                 w.ops = 2.0 * COLS * (double)rows * w.n;
                 show(&w, p, pass ? "hot" : "cold", pass == 0);

@@ -52,7 +52,7 @@ _ROUTE = c.CFUNCTYPE(None, c.c_void_p, c.POINTER(_Route))
 
 class _ModelOptions(c.Structure):
     _fields_ = [("struct_size", c.c_size_t), ("arch_file", c.c_char_p), ("residency", c.c_int), ("progress", _PROGRESS),
-                ("progress_user", c.c_void_p), ("memory", c.c_uint64), ("retention", c.c_char_p), ("predict", c.c_char_p),
+                ("progress_user", c.c_void_p), ("memory", c.c_uint64), ("retention", c.c_char_p), ("predict", c.c_char_p), ("repack", c.c_bool),
                 ("sim_latency", c.c_double), ("sim_bandwidth", c.c_double)]
 
 

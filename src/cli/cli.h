@@ -27,7 +27,7 @@ typedef struct cli_list {
 typedef struct cli_common {
     const char *model, *arch;
     int32_t threads;
-    bool json, quiet, verbose, help, stats;
+    bool json, quiet, verbose, help, stats, repack;
     uint64_t memory; /* 0: not given */
     const char *residency, *retention, *predict, *trace;
 } cli_common;
@@ -66,6 +66,8 @@ bool cli_read(const char *path, char **text, size_t *n);
     {"memory", 0,          "SIZE", "most memory for everything, such as 8GiB (default: what is free)",         \
      CLI_SIZE, &(c).memory},                                                                                   \
         {"residency", 0, "WHERE", "weights: auto, memory, mmap, stream, ring, sim", CLI_TEXT, &(c).residency}, \
+        {"repack", 0,          NULL, "read the weights into memory and put them in the kernels' own order",    \
+         CLI_FLAG, &(c).repack},                                                                               \
         {"retention",   0, "NAME", "which expert leaves the cache: lru, lfu, decay, layer, demand", CLI_TEXT,  \
          &(c).retention},                                                                                      \
         {"predict", 0,           "NAME", "read ahead: none, last, popularity, token, transition, gate",        \

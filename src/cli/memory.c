@@ -9,6 +9,7 @@ int cli_memory_options(const cli_common *c, cot_model_options *o) {
     o->memory = c->memory;
     o->retention = c->retention;
     o->predict = c->predict;
+    o->repack = c->repack;
     if (!c->residency) return -1;
     for (int i = 0; i < 6; i++)
         if (strcmp(residencies[i], c->residency) == 0) {

@@ -39,6 +39,9 @@ static cot_status choose(cot_model *m, const cot_model_options *o, cot_error *er
     if (o->residency < COT_RESIDENCY_AUTO || o->residency > COT_RESIDENCY_SIM)
         return cot__fail(err, COT_ARGUMENT, NULL, "residency", "%d does not exist", (int)o->residency);
     m->residency = o->residency;
+    if (o->repack && m->residency == COT_RESIDENCY_AUTO) m->residency = COT_RESIDENCY_MEMORY;
+    if (o->repack && m->residency != COT_RESIDENCY_MEMORY)
+        return cot__fail(err, COT_ARGUMENT, NULL, "repack", "needs the weights in memory: residency memory");
     if (m->residency != COT_RESIDENCY_AUTO) return COT_OK;
     if (room < 256u * MIB) room = 256u * MIB;
     m->residency = COT_RESIDENCY_MMAP;

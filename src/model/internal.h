@@ -119,6 +119,8 @@ cot_status cot__model_predict(cot_model *m, const char *name, cot_error *err);
 cot_status cot__model_check(const cot_model *m, cot_error *err);
 /* build.c: compiles the description of model->arch into steps. */
 cot_status cot__model_build(cot_model *m, cot_error *err);
+/* repack.c: weights in memory take the order that the kernels read fastest. */
+cot_status cot__model_repack(cot_model *m, cot_progress_fn *progress, void *user, cot_error *err);
 /* rope.c */
 cot_status cot__rope_build(cot_model *m, const char *name, const json_t *spec, cot__rope *out,
                            cot_error *err);

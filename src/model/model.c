@@ -37,6 +37,7 @@ cot_status cot_model_open(cot_model **out, const char *path, const cot_model_opt
         }
     }
     if (s == COT_OK) s = cot__model_build(m, err);
+    if (s == COT_OK && o.repack) s = cot__model_repack(m, o.progress, o.progress_user, err);
     if (s == COT_OK) s = cot__model_load_text(m, err);
     if (s == COT_OK) s = cot__model_predict(m, o.predict, err);
     if (s == COT_OK) cot__model_budget(m);

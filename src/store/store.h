@@ -84,6 +84,12 @@ cot_status cot__store_add_bank(cot__store *store, const cot__expert *experts, in
 /* Shapes and formats of an expert; its data may be absent. */
 const cot__expert *cot__store_shape(const cot__store *store, int bank, int id);
 
+/* Repacks for the kernels (cot_view.together), in place and with all cores, matrices that lie in memory of
+ * the store (residency MEMORY): `views` and the experts of all banks. What `kept` or another view reads, too,
+ * and what has a format without such a layout, stays as it is. Results stay the same. */
+cot_status cot__store_repack(cot__store *store, cot_view *const *views, size_t n, const cot_view *const *kept,
+                             size_t n_kept, cot_progress_fn *progress, void *user, cot_error *err);
+
 /* ---- budget: streaming stores; any thread ---- */
 
 /* Limits the bytes of resident and arriving experts; what is too much goes as soon as nobody holds it. Fails,

@@ -1,8 +1,40 @@
 /* Owns: geometry of views. */
 #include "tensor/view.h"
 
+#include <string.h>
+
+const void *cot__view_block(const cot_view *v, int64_t r, int64_t b, void *room) {
+    size_t bytes = (size_t)cot__type(v->type)->bytes;
+    if (!v->together) return (const char *)cot__view_at(v, r) + (size_t)b * bytes;
+    const char *p = (const char *)cot__view_at(v, r - r % v->together) +
+                    ((size_t)b * bytes * (size_t)v->together + (size_t)(r % v->together) * 4);
+    for (size_t i = 0; i < bytes; i += 4) memcpy((char *)room + i, p + i * (size_t)v->together, 4);
+    return room;
+}
+
+bool cot__view_put_together(cot_view *v, void *room) {
+    const cot__type_info *t = cot__type(v->type);
+    if (v->together || v->scales || (v->type != COT_Q4_K && v->type != COT_Q5_K) || v->rows % COT__TOGETHER ||
+        v->row_stride != cot__row_bytes(v->type, v->cols))
+        return false;
+    size_t block = (size_t)t->bytes, row = v->row_stride;
+    for (int64_t r = 0; r < v->rows; r += COT__TOGETHER) {
+        char *group = (char *)(uintptr_t)cot__view_at(v, r), *from = room;
+        memcpy(room, group, row * COT__TOGETHER);
+        for (size_t b = 0; b < row; b += block)
+            for (size_t i = 0; i < block; i += 4, group += COT__TOGETHER * 4)
+                for (size_t k = 0; k < COT__TOGETHER; k++) memcpy(group + 4 * k, from + k * row + b + i, 4);
+    }
+    v->together = COT__TOGETHER;
+    return true;
+}
+
 void cot__view_row(const cot_view *v, int64_t r, float *dst) {
-    cot__type(v->type)->decode(cot__view_at(v, r), dst, v->cols);
+    const cot__type_info *t = cot__type(v->type);
+    char room[COT__BLOCK_MOST];
+    if (!v->together) t->decode(cot__view_at(v, r), dst, v->cols);
+    for (int64_t c = 0; v->together && c < v->cols; c += t->block)
+        t->decode(cot__view_block(v, r, c / t->block, room), dst + c, t->block);
     if (!v->scales) return;
     const float *s = v->scales + r / v->scale_rows * v->scale_stride;
     for (int64_t c = 0; c < v->cols; c++) dst[c] *= s[c / v->scale_cols];

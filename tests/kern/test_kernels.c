@@ -137,6 +137,65 @@ static void products_agree(void **state) {
     }
 }
 
+/* Rows that stand together: the bits of the same rows apart, with every kernel, and nothing read beyond. */
+static void repacked_products_are_the_same(void **state) {
+    static const cot_type kinds[] = {COT_Q4_K, COT_Q5_K};
+    enum { ROWS = 48, TOKENS = 19, COLS = 2560 };
+    (void)state;
+    for (size_t l = 0; l < 3; l++)
+        for (size_t i = 0; i < 4; i++) {
+            const cot_kernels *k = cot__kernels_by_name(l < 2 ? levels[l] : "ref");
+            if (!k) continue;
+            cot_type type = kinds[i / 2];
+            int s = cot__kernel_slot(type);
+            size_t bytes = ROWS * cot__row_bytes(type, COLS), as = cot__act_bytes(k->act[s], COLS);
+            guarded w = guard(bytes, i % 2), t = guard(bytes, i % 2), a = guard(TOKENS * as, i % 2);
+            fill_weights(type, w.p, ROWS, COLS);
+            memcpy(t.p, w.p, bytes);
+            cot_view v = cot__view_make(w.p, type, ROWS, COLS), u = cot__view_make(t.p, type, ROWS, COLS);
+            char *room = malloc(COT__TOGETHER * u.row_stride);
+            assert_true(cot__view_put_together(&u, room));
+            assert_false(cot__view_put_together(&u, room)); /* once */
+            float *x = malloc(sizeof *x * COLS * TOKENS), y[COLS], z[COLS];
+            for (int64_t c = 0; c < COLS * TOKENS; c++) x[c] = unit();
+            for (int64_t r = 0; r < ROWS; r++) {
+                cot__view_row(&v, r, y);
+                cot__view_row(&u, r, z);
+                assert_memory_equal(y, z, sizeof y);
+            }
+            float want[TOKENS * ROWS], got[TOKENS * ROWS];
+            for (int f32 = 0; f32 < 2; f32++) {
+                cot_act act = f32 ? COT_ACT_F32 : k->act[s];
+                cot__gemm_fn *gemm = f32 ? k->gemm_f32[s] : k->gemm[s];
+                const void *in = f32 ? (void *)x : a.p;
+                size_t stride = f32 ? sizeof *x * COLS : as;
+                if (!f32)
+                    for (int n = 0; n < TOKENS; n++)
+                        k->act_encode[act](x + n * COLS, (char *)a.p + (size_t)n * as, COLS);
+                for (int64_t n = 1; n <= TOKENS; n++) {
+                    int32_t idx[TOKENS];
+                    for (int32_t j = 0; j < n; j++) idx[j] = (j * 7 + 3) % TOKENS;
+                    gemm(&v, 0, ROWS, in, stride, n % 2 ? idx : NULL, n, want, ROWS);
+                    gemm(&u, 0, 16, in, stride, n % 2 ? idx : NULL, n, got, ROWS);
+                    gemm(&u, 16, ROWS, in, stride, n % 2 ? idx : NULL, n, got, ROWS);
+                    if (memcmp(want, got, (size_t)n * ROWS * sizeof *want))
+                        fail_msg("%s, %s, %d rows, F32 %d: other bits", k->level, cot_type_name((int)type),
+                                 (int)n, f32);
+                }
+            }
+            memset(y, 0, sizeof y);
+            memset(z, 0, sizeof z);
+            k->gemv_t(&v, 3, 21, x, y);
+            k->gemv_t(&u, 3, 21, x, z);
+            assert_memory_equal(y, z, sizeof y);
+            free(x);
+            free(room);
+            release(&w);
+            release(&t);
+            release(&a);
+        }
+}
+
 static void transposed_products_agree(void **state) {
     (void)state;
     const cot_kernels *ref = cot__kernels_by_name("ref");
@@ -340,6 +399,7 @@ static void attention_agrees(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_agree),
+        cmocka_unit_test(repacked_products_are_the_same),
         cmocka_unit_test(transposed_products_agree),
         cmocka_unit_test(activations_are_the_same),
         cmocka_unit_test(rows_agree),

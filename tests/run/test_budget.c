@@ -14,11 +14,9 @@
 
 #include <coterie/session.h>
 
-#include "base/hash.h"
 #include "base/limits.h"
-#include "format/gguf.h"
+#include "moe_file.h"
 
-enum { LAYERS = 3, WIDTH = 512, HEADS = 4, EXPERTS = 32, USED = 6, F = 256, VOCAB = 256, TOKENS = 40 };
 enum { MIB = 1 << 20 };
 
 /* Sanitizers take memory of their own, many times the model's. */
@@ -30,84 +28,9 @@ enum { MIB = 1 << 20 };
 
 static char path[64];
 
-#define OK(call) assert_int_equal(call, COT_OK)
-
-static void tensor(cot__gguf_writer *w, bool data, const char *name, cot_type type, int64_t in, int64_t out,
-                   int64_t stack) {
-    cot_error err;
-    int64_t dims[3] = {in, out, stack};
-    int n = stack ? 3 : out ? 2 : 1;
-    if (!data) {
-        OK(cot__gguf_put_tensor(w, name, type, n, dims, &err));
-        return;
-    }
-    static uint64_t seed;
-    size_t left = (size_t)(in * (out ? out : 1) * (stack ? stack : 1));
-    enum { N = 1 << 16 };
-    static uint16_t half[N];
-    static float one[N];
-    for (size_t i = 0; i < N; i++) {
-        one[i] = n == 1 ? 1 : (float)cot__random_unit(seed, 1, i, 0) - 0.5f;
-        half[i] = cot__f32_to_f16(one[i] * 0.1f);
-    }
-    seed++;
-    while (left) {
-        size_t k = left < N ? left : N;
-        if (type == COT_F32) OK(cot__gguf_writer_data(w, one, k * 4, &err));
-        else OK(cot__gguf_writer_data(w, half, k * 2, &err));
-        half[seed % N] ^= 1, left -= k;
-    }
-}
-
-static void tensors(cot__gguf_writer *w, bool data) {
-    char name[64];
-#define NAME(part) (snprintf(name, sizeof name, "blk.%d." part ".weight", i), name)
-    tensor(w, data, "token_embd.weight", COT_F16, WIDTH, VOCAB, 0);
-    for (int i = 0; i < LAYERS; i++) {
-        static const char *const square[] = {"attn_q", "attn_k", "attn_v", "attn_output"};
-        tensor(w, data, NAME("attn_norm"), COT_F32, WIDTH, 0, 0);
-        for (int k = 0; k < 4; k++) {
-            snprintf(name, sizeof name, "blk.%d.%s.weight", i, square[k]);
-            tensor(w, data, name, COT_F16, WIDTH, WIDTH, 0);
-        }
-        tensor(w, data, NAME("attn_q_norm"), COT_F32, WIDTH, 0, 0);
-        tensor(w, data, NAME("attn_k_norm"), COT_F32, WIDTH, 0, 0);
-        tensor(w, data, NAME("ffn_norm"), COT_F32, WIDTH, 0, 0);
-        tensor(w, data, NAME("ffn_gate_inp"), COT_F32, WIDTH, EXPERTS, 0);
-        tensor(w, data, NAME("ffn_gate_exps"), COT_F16, WIDTH, F, EXPERTS);
-        tensor(w, data, NAME("ffn_up_exps"), COT_F16, WIDTH, F, EXPERTS);
-        tensor(w, data, NAME("ffn_down_exps"), COT_F16, F, WIDTH, EXPERTS);
-    }
-    tensor(w, data, "output_norm.weight", COT_F32, WIDTH, 0, 0);
-    tensor(w, data, "output.weight", COT_F16, WIDTH, VOCAB, 0);
-}
-
 static int make(void **state) {
     (void)state;
-    cot__gguf_writer *w = NULL;
-    cot_error err;
-    static const struct {
-        const char *name;
-        int value;
-    } keys[] = {
-        {"block_count", LAYERS},    {"context_length", 512},         {"embedding_length", WIDTH},
-        {"feed_forward_length", F}, {"attention.head_count", HEADS}, {"attention.head_count_kv", HEADS},
-        {"vocab_size", VOCAB},      {"expert_count", EXPERTS},       {"expert_used_count", USED}};
-    snprintf(path, sizeof path, "/tmp/coterie-budget-%d.gguf", (int)getpid());
-    OK(cot__gguf_writer_open(&w, path, &err));
-    OK(cot__gguf_put_str(w, "general.architecture", "olmoe", 5, &err));
-    OK(cot__gguf_put_str(w, "tokenizer.ggml.model", "none", 4, &err));
-    OK(cot__gguf_put_f64(w, "olmoe.attention.layer_norm_rms_epsilon", COT_GGUF_F32, 1e-5, &err));
-    OK(cot__gguf_put_f64(w, "olmoe.rope.freq_base", COT_GGUF_F32, 1e4, &err));
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        char name[64];
-        snprintf(name, sizeof name, "olmoe.%s", keys[i].name);
-        OK(cot__gguf_put_int(w, name, COT_GGUF_U32, keys[i].value, &err));
-    }
-    tensors(w, false);
-    OK(cot__gguf_writer_begin(w, &err));
-    tensors(w, true);
-    OK(cot__gguf_writer_finish(&w, &err));
+    moe_file(path);
     return 0;
 }
 

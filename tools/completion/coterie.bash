@@ -21,14 +21,14 @@ _coterie() {
     if [[ $cur == -* ]]; then
         local words
         case $command in
-        run) words="$common $sampling --beams --groups --diversity --length-penalty -p -f -n --ctx --kv --act --experts --chat --memory --residency --retention --predict --trace --stats" ;;
-        chat) words="$common $sampling -n --ctx --kv --act --experts --memory --residency --retention --predict --trace --stats" ;;
+        run) words="$common $sampling --beams --groups --diversity --length-penalty -p -f -n --ctx --kv --act --experts --chat --memory --residency --repack --retention --predict --trace --stats" ;;
+        chat) words="$common $sampling -n --ctx --kv --act --experts --memory --residency --repack --retention --predict --trace --stats" ;;
         logits) words="$common --tokens -o" ;;
         tokenize) words="$common -p -f --special" ;;
         detokenize) words="$common --tokens" ;;
-        eval) words="$common -f --ctx --stride --kv --act --experts --memory --residency --retention --predict --trace --stats" ;;
+        eval) words="$common -f --ctx --stride --kv --act --experts --memory --residency --repack --retention --predict --trace --stats" ;;
         inspect) words="$common --tensors --ctx --kv" ;;
-        bench) words="$common -p -n -r --batch --depth --seed --ctx --kv --act --experts --machine --memory --residency --retention --predict --trace --stats" ;;
+        bench) words="$common -p -n -r --batch --depth --seed --ctx --kv --act --experts --machine --memory --residency --repack --retention --predict --trace --stats" ;;
         convert) words="$common --type --type-experts --type-attention --type-head --split-experts --experts-used --pre" ;;
         pack) words="$common" ;;
         plan) words="$common --memory --prompt --batch --ctx --kv --measure" ;;

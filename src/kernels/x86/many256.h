@@ -54,11 +54,18 @@ COT_ALWAYS widef halves_of(wide v, int which) {
 #endif
 }
 
+/* Four dwords of LANES rows' blocks: row after row, or side by side already. */
+COT_ALWAYS void dwords(bool together, const uint8_t *const p[LANES], size_t at, wide out[4]) {
+    if (!together) interleave(p, at, out);
+    else
+        for (size_t e = 0; e < 4; e++) out[e] = w_load(p[0] + (at + 4 * e) * COT__TOGETHER);
+}
+
 /* Q4_K and Q5_K: heads and values are interleaved as they stand, then taken apart for all rows at once. */
-COT_ALWAYS void fill_tile_k(const kind256 *k, const uint8_t *const p[LANES], tile256 *x) {
+COT_ALWAYS void fill_tile_k(const kind256 *k, bool together, const uint8_t *const p[LANES], tile256 *x) {
     const int bits_at = k->most == 31 ? 16 : 0, q_at = k->most == 31 ? 48 : 16;
     wide h[4], high[8];
-    interleave(p, 0, h);
+    dwords(together, p, 0, h);
     wf_store(x->d, halves_of(h[0], 0));
     wf_store(x->dmin, halves_of(h[0], 1));
     const wide six = w_all32(0x3f3f3f3f), four = w_all32(0x0f0f0f0f), two = w_all32(0x30303030);
@@ -70,11 +77,11 @@ COT_ALWAYS void fill_tile_k(const kind256 *k, const uint8_t *const p[LANES], til
     for (int j = 0; j < 8; j++)
         w_store(x->scale[j], bytes_of(s[j / 4], j % 4, 128, WIDE == 64 ? 128 : j % 4, 128));
     for (int j = 0; j < 4; j++) w_store(x->min[j], bytes_of(m[j / 2], j % 2 * 2, 128, j % 2 * 2 + 1, 128));
-    for (int c = 0; c < 2 && bits_at; c++) interleave(p, (size_t)(bits_at + 16 * c), high + 4 * c);
+    for (int c = 0; c < 2 && bits_at; c++) dwords(together, p, (size_t)(bits_at + 16 * c), high + 4 * c);
 #pragma GCC unroll 8
     for (int c = 0; c < 8; c++) {
         wide v[4];
-        interleave(p, (size_t)(q_at + 16 * c), v);
+        dwords(together, p, (size_t)(q_at + 16 * c), v);
         for (int e = 0; e < 4; e++) { /* low halves: run 2 (c / 2); high halves: the run after it */
             int g = c % 2 * 4 + e, run = c / 2 * 2;
             wide lo = w_and(v[e], four), hi = w_and(w_right16(v[e], 4), four);
@@ -89,11 +96,11 @@ COT_ALWAYS void fill_tile_k(const kind256 *k, const uint8_t *const p[LANES], til
     }
 }
 
-COT_ALWAYS void fill_tile256(const kind256 *k, const uint8_t *const p[LANES], tile256 *x) {
+COT_ALWAYS void fill_tile256(const kind256 *k, bool together, const uint8_t *const p[LANES], tile256 *x) {
     _Alignas(64) uint8_t rows[LANES][256];
     const uint8_t *at[LANES];
     if (k->k_head) {
-        fill_tile_k(k, p, x);
+        fill_tile_k(k, together, p, x);
         return;
     }
     for (int l = 0; l < LANES; l++) {
@@ -194,12 +201,14 @@ COT_ALWAYS void many256(const kind256 *k, const cot_view *w, int64_t r, int64_t 
     int rows = end - r < LANES ? (int)(end - r) : LANES;
     ahead next = ahead_of(w, r + LANES, end, LANES,
                           (n + TOKENS - 1) / TOKENS * (blocks < DEPTH256 ? blocks : DEPTH256));
+    bool together = w->together;
     for (int l = 0; l < LANES; l++) p[l] = cot__view_at(w, r + (l < rows ? l : rows - 1));
+    if (together) p[0] = (const uint8_t *)cot__view_at(w, r - r % COT__TOGETHER) + r % COT__TOGETHER * 4;
     for (int64_t i = 0; i < blocks; i += DEPTH256) {
         int m = blocks - i < DEPTH256 ? (int)(blocks - i) : DEPTH256;
         for (int b = 0; b < m; b++) {
-            fill_tile256(k, p, &x[b]);
-            for (int l = 0; l < LANES; l++) p[l] += k->bytes;
+            fill_tile256(k, together, p, &x[b]);
+            for (int l = 0; l < LANES; l++) p[l] += together ? k->bytes * COT__TOGETHER : k->bytes;
         }
         for (int64_t t0 = 0, step; t0 < n; t0 += step) {
             const cot__q8_256 *a[TOKENS];

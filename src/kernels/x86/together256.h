@@ -1,0 +1,122 @@
+/* Products of Q4_K and Q5_K whose rows stand together (cot_view.together) with few tokens: straight from
+ * memory, a lane for each row, so that nothing is summed across lanes. The same sums in the same order as
+ * few256.h. */
+#ifndef COT_KERNELS_X86_TOGETHER256_H
+#define COT_KERNELS_X86_TOGETHER256_H
+
+#include "kernels/x86/many256.h"
+
+enum {
+    TOGETHER_TOKENS = WIDE == 64 ? 4 : 2, /* at a time */
+    TOGETHER_MOST = WIDE == 64 ? 8 : 4    /* beyond, unpacking once for all tokens pays */
+};
+
+/* Scales and minima of LANES rows: bytes of sub-blocks 0 … 3 and 4 … 7. */
+typedef struct heads_together {
+    widef d, dmin;
+    wide scale[2], min[2];
+} heads_together;
+
+COT_ALWAYS void heads_of(const wide h[4], heads_together *x) {
+    const wide six = w_all32(0x3f3f3f3f), four = w_all32(0x0f0f0f0f), two = w_all32(0x30303030);
+    x->d = halves_of(h[0], 0);
+    x->dmin = halves_of(h[0], 1);
+    x->scale[0] = w_and(h[1], six);
+    x->min[0] = w_and(h[2], six);
+    x->scale[1] = w_or(w_and(h[3], four), w_and(COT_WIDE(srli_epi32, h[1], 2), two));
+    x->min[1] = w_or(w_and(COT_WIDE(srli_epi32, h[3], 4), four), w_and(COT_WIDE(srli_epi32, h[2], 2), two));
+}
+
+/* part + products of four values below 32 with four activations: 32-bit lanes, or pairs of 16 bits. */
+COT_ALWAYS wide together_dot(wide part, wide q, wide y) {
+#ifdef __AVX512VNNI__
+    return _mm512_dpbusd_epi32(part, q, y);
+#else
+    return w_add16(part, w_maddubs(q, y));
+#endif
+}
+/* s + part times the scale of sub-block j. */
+COT_ALWAYS wide together_scaled(wide s, wide part, wide scale, int j) {
+#ifdef __AVX512VNNI__
+    return w_add32(s, _mm512_mullo_epi32(part, bytes_of(scale, j, 128, 128, 128)));
+#else
+    return w_dot16(s, part, bytes_of(scale, j, 128, j, 128));
+#endif
+}
+
+/* A block of LANES rows, whose first dwords are at p, with n tokens. */
+COT_ALWAYS void together_block(const kind256 *k, const uint8_t *p,
+                               const cot__q8_256 *const y[TOGETHER_TOKENS], int b, int n,
+                               widef acc[TOGETHER_TOKENS]) {
+    enum { DWORD = 4 * COT__TOGETHER };
+    const bool five = k->most == 31;
+    const uint8_t *q = p + (five ? 12 : 4) * DWORD, *bits = p + 4 * DWORD;
+    const wide low = w_all8(15), one = w_all8(1);
+    wide h[4], s[TOGETHER_TOKENS], m[TOGETHER_TOKENS];
+    heads_together x;
+    for (int e = 0; e < 4; e++) h[e] = w_load(p + e * DWORD);
+    heads_of(h, &x);
+    for (int t = 0; t < n; t++) s[t] = m[t] = w_zero();
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; g++) { /* sub-blocks 2 g, in the low halves of bytes, and 2 g + 1 */
+        wide first[TOGETHER_TOKENS], second[TOGETHER_TOKENS];
+        for (int t = 0; t < n; t++) first[t] = second[t] = w_zero();
+#pragma GCC unroll 8
+        for (int c = 0; c < 8; c++) {
+            wide v = w_load(q + (8 * g + c) * DWORD), lo = w_and(v, low), hi = w_and(w_right16(v, 4), low);
+            if (five) {
+                wide top = w_load(bits + c * DWORD);
+                lo = w_or(lo, w_left16(w_and(w_right16(top, 2 * g), one), 4));
+                hi = w_or(hi, w_left16(w_and(w_right16(top, 2 * g + 1), one), 4));
+            }
+            for (int t = 0; t < n; t++) {
+                first[t] =
+                    together_dot(first[t], lo, w_each32(y[t]->q[b] + 32 * cot__run_place(2 * g) + 4 * c));
+                second[t] = together_dot(second[t], hi,
+                                         w_each32(y[t]->q[b] + 32 * cot__run_place(2 * g + 1) + 4 * c));
+            }
+        }
+        wide least = bytes_of(x.min[g / 2], 2 * (g % 2), 128, 2 * (g % 2) + 1, 128);
+        for (int t = 0; t < n; t++) {
+            s[t] = together_scaled(s[t], first[t], x.scale[g / 2], 2 * (g % 2));
+            s[t] = together_scaled(s[t], second[t], x.scale[g / 2], 2 * (g % 2) + 1);
+            m[t] = w_dot16(m[t], least, w_each32(y[t]->pairs[b] + 2 * g));
+        }
+    }
+    for (int t = 0; t < n; t++) {
+        widef yd = wf_all(y[t]->d[b]);
+        acc[t] = wf_fma(wf_of(s[t]), wf_mul(x.d, yd), acc[t]);
+        acc[t] = wf_fnma(wf_of(m[t]), wf_mul(x.dmin, yd), acc[t]);
+    }
+}
+
+COT_ALWAYS void together256(const kind256 *k, const cot_view *w, int64_t r0, int64_t r1,
+                            const cot__q8_256 *const *a, int n, float *const *out) {
+    enum { PARTS_OF = COT__TOGETHER / LANES };
+    const int64_t blocks = w->cols / 256, bytes = (int64_t)k->bytes * COT__TOGETHER;
+    for (int64_t r = r0; r < r1; r += COT__TOGETHER) {
+        const uint8_t *p = cot__view_at(w, r);
+        for (int64_t i = 0; i < blocks; i += DEPTH256) {
+            widef acc[PARTS_OF][4][TOGETHER_TOKENS];
+            int64_t end = i + DEPTH256 < blocks ? i + DEPTH256 : blocks;
+            for (int l = 0; l < PARTS_OF; l++)
+                for (int b = 0; b < 4; b++)
+                    for (int t = 0; t < n; t++) acc[l][b][t] = wf_zero();
+            for (int64_t b = i; b < end; b++, p += bytes) {
+                const cot__q8_256 *y[TOGETHER_TOKENS];
+                for (int t = 0; t < n; t++) y[t] = a[t] + b / 4;
+                for (int l = 0; l < PARTS_OF; l++)
+                    together_block(k, p + l * WIDE, y, (int)(b % 4), n, acc[l][b % 4]);
+            }
+            for (int l = 0; l < PARTS_OF; l++)
+                for (int t = 0; t < n; t++) {
+                    widef sum =
+                        wf_add(wf_add(acc[l][0][t], acc[l][2][t]), wf_add(acc[l][1][t], acc[l][3][t]));
+                    float *o = out[t] + r + l * LANES;
+                    wf_store(o, wf_add(sum, i ? wf_load(o) : wf_zero()));
+                }
+        }
+    }
+}
+
+#endif
