@@ -151,7 +151,9 @@ static void products(const cot_kernels *k, const plan *p) {
     for (size_t v = 0; v < 2 * (sizeof types / sizeof *types); v++) { /* as stored; then repacked */
         size_t i = v / 2;
         int slot = cot__kernel_slot(types[i]);
-        if (slot < 0 || !k->gemm[slot] || (v % 2 && types[i] != COT_Q4_K && types[i] != COT_Q5_K)) continue;
+        if (slot < 0 || !k->gemm[slot] ||
+            (v % 2 && types[i] != COT_Q4_K && types[i] != COT_Q5_K && types[i] != COT_Q6_K))
+            continue;
         void *hot = NULL, *cold = NULL;
         for (size_t j = 0; j < sizeof tokens / sizeof *tokens; j++) {
             work w = {.run = product, .k = k, .slot = slot, .n = tokens[j], .act = p->act, .out = p->out};

@@ -39,9 +39,9 @@ typedef struct cot_model_options {
     const char *retention; /* which expert goes first: lru, lfu, decay, layer, demand; NULL: decay */
     const char *predict;   /* what is read ahead of the routers: none, last, popularity, token, transition,
                               gate;   NULL: gate */
-    bool
-        repack; /* MEMORY (AUTO becomes it): while opening, Q4_K and Q5_K matrices take the order that the
-                   kernels read fastest, in place. Opening takes longer; results stay the same, bit for bit */
+    bool repack; /* MEMORY (AUTO becomes it): while opening, Q4_K, Q5_K and Q6_K matrices take the order that
+                    the kernels read fastest, in place. Opening takes longer; results stay the same, bit for
+                    bit */
     double sim_latency; /* SIM: seconds of a read, bytes a second; 0: 100 µs, 1 GB/s */
     double sim_bandwidth;
 } cot_model_options;

@@ -69,7 +69,8 @@ static void repacked_weights_give_the_same_bits(void **state) {
         int together; /* wanted */
     } cases[] = {{COT_Q4_K, 1 + LAYERS * (EXPERTS * 3 + 2)},
                  {COT_Q5_K, 1 + LAYERS * (EXPERTS * 3 + 2)},
-                 {COT_Q6_K, 0}};
+                 {COT_Q6_K, 1 + LAYERS * (EXPERTS * 3 + 2)},
+                 {COT_Q8_0, 0}};
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         for (int act = 0; act < 2; act++) {

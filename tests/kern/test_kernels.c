@@ -139,11 +139,11 @@ static void products_agree(void **state) {
 
 /* Rows that stand together: the bits of the same rows apart, with every kernel, and nothing read beyond. */
 static void repacked_products_are_the_same(void **state) {
-    static const cot_type kinds[] = {COT_Q4_K, COT_Q5_K};
+    static const cot_type kinds[] = {COT_Q4_K, COT_Q5_K, COT_Q6_K};
     enum { ROWS = 48, TOKENS = 19, COLS = 2560 };
     (void)state;
     for (size_t l = 0; l < 3; l++)
-        for (size_t i = 0; i < 4; i++) {
+        for (size_t i = 0; i < 6; i++) {
             const cot_kernels *k = cot__kernels_by_name(l < 2 ? levels[l] : "ref");
             if (!k) continue;
             cot_type type = kinds[i / 2];

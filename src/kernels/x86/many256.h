@@ -54,18 +54,19 @@ COT_ALWAYS widef halves_of(wide v, int which) {
 #endif
 }
 
-/* Four dwords of LANES rows' blocks: row after row, or side by side already. */
-COT_ALWAYS void dwords(bool together, const uint8_t *const p[LANES], size_t at, wide out[4]) {
-    if (!together) interleave(p, at, out);
+/* Where LANES rows' blocks are. first < 0: each at its p. Else they stand together (cot_view.together): p[0]
+ * is a block of 16 rows, of which LANES from `first` on are meant. */
+COT_ALWAYS void dwords(int first, const uint8_t *const p[LANES], size_t at, wide out[4]) {
+    if (first < 0) interleave(p, at, out);
     else
-        for (size_t e = 0; e < 4; e++) out[e] = w_load(p[0] + (at + 4 * e) * COT__TOGETHER);
+        for (size_t e = 0; e < 4; e++) out[e] = w_load(p[0] + 4 * first + (at + 4 * e) * COT__TOGETHER);
 }
 
 /* Q4_K and Q5_K: heads and values are interleaved as they stand, then taken apart for all rows at once. */
-COT_ALWAYS void fill_tile_k(const kind256 *k, bool together, const uint8_t *const p[LANES], tile256 *x) {
+COT_ALWAYS void fill_tile_k(const kind256 *k, int first, const uint8_t *const p[LANES], tile256 *x) {
     const int bits_at = k->most == 31 ? 16 : 0, q_at = k->most == 31 ? 48 : 16;
     wide h[4], high[8];
-    dwords(together, p, 0, h);
+    dwords(first, p, 0, h);
     wf_store(x->d, halves_of(h[0], 0));
     wf_store(x->dmin, halves_of(h[0], 1));
     const wide six = w_all32(0x3f3f3f3f), four = w_all32(0x0f0f0f0f), two = w_all32(0x30303030);
@@ -77,11 +78,11 @@ COT_ALWAYS void fill_tile_k(const kind256 *k, bool together, const uint8_t *cons
     for (int j = 0; j < 8; j++)
         w_store(x->scale[j], bytes_of(s[j / 4], j % 4, 128, WIDE == 64 ? 128 : j % 4, 128));
     for (int j = 0; j < 4; j++) w_store(x->min[j], bytes_of(m[j / 2], j % 2 * 2, 128, j % 2 * 2 + 1, 128));
-    for (int c = 0; c < 2 && bits_at; c++) dwords(together, p, (size_t)(bits_at + 16 * c), high + 4 * c);
+    for (int c = 0; c < 2 && bits_at; c++) dwords(first, p, (size_t)(bits_at + 16 * c), high + 4 * c);
 #pragma GCC unroll 8
     for (int c = 0; c < 8; c++) {
         wide v[4];
-        dwords(together, p, (size_t)(q_at + 16 * c), v);
+        dwords(first, p, (size_t)(q_at + 16 * c), v);
         for (int e = 0; e < 4; e++) { /* low halves: run 2 (c / 2); high halves: the run after it */
             int g = c % 2 * 4 + e, run = c / 2 * 2;
             wide lo = w_and(v[e], four), hi = w_and(w_right16(v[e], 4), four);
@@ -96,11 +97,61 @@ COT_ALWAYS void fill_tile_k(const kind256 *k, bool together, const uint8_t *cons
     }
 }
 
-COT_ALWAYS void fill_tile256(const kind256 *k, bool together, const uint8_t *const p[LANES], tile256 *x) {
+/* Q6_K whose rows stand together: base is a block of 16 rows, of which LANES from `first` on are meant. Four
+ * values of each row: those 4 c … of the four runs of half `half`. */
+enum { DWORD = 4 * COT__TOGETHER, Q6_DWORDS = 52 };
+COT_ALWAYS void units6(const uint8_t *base, int first, int half, int c, wide out[4]) {
+    const uint8_t *p =
+        base + 4 * first + (4 + 24 * half + 3 * c) * DWORD; /* as cot__view_put_together orders them */
+    const wide low = w_all8(15), top = w_all8(0x30);
+    wide a = w_load(p), b = w_load(p + DWORD), h = w_load(p + 2 * DWORD);
+    out[0] = w_or(w_and(a, low), w_and(w_left16(h, 4), top));
+    out[1] = w_or(w_and(b, low), w_and(w_left16(h, 2), top));
+    out[2] = w_or(w_and(w_right16(a, 4), low), w_and(h, top));
+    out[3] = w_or(w_and(w_right16(b, 4), low), w_and(w_right16(h, 2), top));
+}
+COT_ALWAYS wide scales6(const uint8_t *base, int first, int j) { /* bytes: of sub-blocks 4 j … 4 j + 3 */
+    return w_load(base + 4 * first + j * DWORD);
+}
+COT_ALWAYS wide scale6(wide s, int j) { /* as scale_lane makes them */
+#ifdef __AVX512F__
+    return _mm512_srai_epi32(bytes_of(s, 128, 128, 128, j), 24);
+#else
+    return _mm256_srai_epi16(bytes_of(s, 128, j, 128, j), 8);
+#endif
+}
+COT_ALWAYS wide pair6(wide s, int j) { /* words: sub-blocks 2 j and 2 j + 1 */
+    return COT_WIDE(srai_epi16, bytes_of(s, 128, 2 * j, 128, 2 * j + 1), 8);
+}
+COT_ALWAYS widef d6(const uint8_t *base, int first) {
+    const void *d = base + Q6_DWORDS * DWORD + 2 * first;
+#ifdef __AVX512F__
+    return _mm512_cvtph_ps(load256(d));
+#else
+    return _mm256_cvtph_ps(load128(d));
+#endif
+}
+COT_ALWAYS void fill_tile_6(const uint8_t *base, int first, tile256 *x) {
+    for (int half = 0; half < 2; half++)
+        for (int c = 0; c < 8; c++) {
+            wide v[4];
+            units6(base, first, half, c, v);
+            for (int r = 0; r < 4; r++) w_store(x->q[8 * cot__run_place(4 * half + r) + c], v[r]);
+        }
+    for (int j = 0; j < 16; j++) w_store(x->scale[j], scale6(scales6(base, first, j / 4), j % 4));
+    for (int j = 0; j < 8; j++) w_store(x->min[j], w_left16(pair6(scales6(base, first, j / 2), j % 2), 5));
+    wf_store(x->d, d6(base, first));
+}
+
+COT_ALWAYS void fill_tile256(const kind256 *k, int first, const uint8_t *const p[LANES], tile256 *x) {
     _Alignas(64) uint8_t rows[LANES][256];
     const uint8_t *at[LANES];
     if (k->k_head) {
-        fill_tile_k(k, together, p, x);
+        fill_tile_k(k, first, p, x);
+        return;
+    }
+    if (first >= 0) {
+        fill_tile_6(p[0], first, x);
         return;
     }
     for (int l = 0; l < LANES; l++) {
@@ -201,14 +252,14 @@ COT_ALWAYS void many256(const kind256 *k, const cot_view *w, int64_t r, int64_t 
     int rows = end - r < LANES ? (int)(end - r) : LANES;
     ahead next = ahead_of(w, r + LANES, end, LANES,
                           (n + TOKENS - 1) / TOKENS * (blocks < DEPTH256 ? blocks : DEPTH256));
-    bool together = w->together;
+    int first = w->together ? (int)(r % COT__TOGETHER) : -1;
     for (int l = 0; l < LANES; l++) p[l] = cot__view_at(w, r + (l < rows ? l : rows - 1));
-    if (together) p[0] = (const uint8_t *)cot__view_at(w, r - r % COT__TOGETHER) + r % COT__TOGETHER * 4;
+    if (first >= 0) p[0] = cot__view_at(w, r - first);
     for (int64_t i = 0; i < blocks; i += DEPTH256) {
         int m = blocks - i < DEPTH256 ? (int)(blocks - i) : DEPTH256;
         for (int b = 0; b < m; b++) {
-            fill_tile256(k, together, p, &x[b]);
-            for (int l = 0; l < LANES; l++) p[l] += together ? k->bytes * COT__TOGETHER : k->bytes;
+            fill_tile256(k, first, p, &x[b]);
+            for (int l = 0; l < LANES; l++) p[l] += first < 0 ? k->bytes : k->bytes * COT__TOGETHER;
         }
         for (int64_t t0 = 0, step; t0 < n; t0 += step) {
             const cot__q8_256 *a[TOKENS];

@@ -31,7 +31,7 @@ COT_ALWAYS void gemm_together(const kind256 *k, const cot_view *w, int64_t r0, i
 
 COT_ALWAYS void gemm256(const kind256 *k, const cot_view *w, int64_t r0, int64_t r1, const void *act,
                         size_t as, const int32_t *idx, int64_t n, float *out, size_t os) {
-    if (k->k_head && w->together && n <= TOGETHER_MOST) {
+    if (w->together && n <= TOGETHER_MOST) {
         gemm_together(k, w, r0, r1, act, as, idx, n, out, os);
         return;
     }

@@ -1,6 +1,6 @@
-/* Products of Q4_K and Q5_K whose rows stand together (cot_view.together) with few tokens: straight from
- * memory, a lane for each row, so that nothing is summed across lanes. The same sums in the same order as
- * few256.h. */
+/* Products of Q4_K, Q5_K and Q6_K whose rows stand together (cot_view.together) with few tokens: straight
+ * from memory, a lane for each row, so that nothing is summed across lanes. The same sums in the same order
+ * as few256.h. */
 #ifndef COT_KERNELS_X86_TOGETHER256_H
 #define COT_KERNELS_X86_TOGETHER256_H
 
@@ -48,7 +48,6 @@ COT_ALWAYS wide together_scaled(wide s, wide part, wide scale, int j) {
 COT_ALWAYS void together_block(const kind256 *k, const uint8_t *p,
                                const cot__q8_256 *const y[TOGETHER_TOKENS], int b, int n,
                                widef acc[TOGETHER_TOKENS]) {
-    enum { DWORD = 4 * COT__TOGETHER };
     const bool five = k->most == 31;
     const uint8_t *q = p + (five ? 12 : 4) * DWORD, *bits = p + 4 * DWORD;
     const wide low = w_all8(15), one = w_all8(1);
@@ -90,6 +89,52 @@ COT_ALWAYS void together_block(const kind256 *k, const uint8_t *p,
     }
 }
 
+/* The same for Q6_K: block `base` of 16 rows, of which LANES from `first` on. */
+COT_ALWAYS void together_block6(const uint8_t *base, int first, const cot__q8_256 *const *y, int b, int n,
+                                widef *acc) {
+    enum { STEP = WIDE == 64 ? 4 : 2 }; /* dwords whose sums of products the lanes hold */
+    wide s[TOGETHER_TOKENS], m[TOGETHER_TOKENS];
+    widef d = d6(base, first);
+    for (int t = 0; t < n; t++) s[t] = m[t] = w_zero();
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++)
+#pragma GCC unroll 4
+        for (int c0 = 0; c0 < 8; c0 += STEP) {
+            wide part[4][TOGETHER_TOKENS];
+            for (int r = 0; r < 4; r++)
+                for (int t = 0; t < n; t++) part[r][t] = w_zero();
+#pragma GCC unroll 4
+            for (int c = c0; c < c0 + STEP; c++) {
+                wide q[4];
+                units6(base, first, half, c, q);
+                for (int r = 0; r < 4; r++)
+                    for (int t = 0; t < n; t++)
+                        part[r][t] =
+                            together_dot(part[r][t], q[r],
+                                         w_each32(y[t]->q[b] + 32 * cot__run_place(4 * half + r) + 4 * c));
+            }
+#pragma GCC unroll 4
+            for (int r = 0; r < 4; r++) { /* sub-block 8 half + 2 r, or the one after it */
+                int sub = 8 * half + 2 * r + c0 / 4;
+                wide scale = scale6(scales6(base, first, sub / 4), sub % 4);
+                for (int t = 0; t < n; t++)
+#ifdef __AVX512VNNI__
+                    s[t] = w_add32(s[t], _mm512_mullo_epi32(part[r][t], scale));
+#else
+                    s[t] = w_dot16(s[t], part[r][t], scale);
+#endif
+            }
+        }
+    for (int j = 0; j < 8; j++) {
+        wide v = pair6(scales6(base, first, j / 2), j % 2);
+        for (int t = 0; t < n; t++) m[t] = w_dot16(m[t], v, w_each32(y[t]->sums[b] + 2 * j));
+    }
+    for (int t = 0; t < n; t++) {
+        wide sum = w_sub32(s[t], COT_WIDE(slli_epi32, m[t], 5));
+        acc[t] = wf_fma(wf_of(sum), wf_mul(d, wf_all(y[t]->d[b])), acc[t]);
+    }
+}
+
 COT_ALWAYS void together256(const kind256 *k, const cot_view *w, int64_t r0, int64_t r1,
                             const cot__q8_256 *const *a, int n, float *const *out) {
     enum { PARTS_OF = COT__TOGETHER / LANES };
@@ -106,7 +151,8 @@ COT_ALWAYS void together256(const kind256 *k, const cot_view *w, int64_t r0, int
                 const cot__q8_256 *y[TOGETHER_TOKENS];
                 for (int t = 0; t < n; t++) y[t] = a[t] + b / 4;
                 for (int l = 0; l < PARTS_OF; l++)
-                    together_block(k, p + l * WIDE, y, (int)(b % 4), n, acc[l][b % 4]);
+                    if (k->k_head) together_block(k, p + l * WIDE, y, (int)(b % 4), n, acc[l][b % 4]);
+                    else together_block6(p, l * LANES, y, (int)(b % 4), n, acc[l][b % 4]);
             }
             for (int l = 0; l < PARTS_OF; l++)
                 for (int t = 0; t < n; t++) {
