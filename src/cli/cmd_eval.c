@@ -125,7 +125,7 @@ int cmd_eval(int argc, char **argv) {
     cli_common c = {0};
     cot_session_options so;
     const char *file = NULL, *words[1];
-    int32_t stride = 0;
+    int32_t stride = -1;
     int n_words = 1;
     cot_session_defaults(&so);
     so.n_ctx = 512;
@@ -139,7 +139,8 @@ int cmd_eval(int argc, char **argv) {
     if (code >= 0) return code;
     if (!file) return cli_usage("eval: -f FILE is needed");
     if (so.n_ctx < 4) return cli_usage("eval: --ctx must be at least 4");
-    if (stride < 0 || stride > so.n_ctx) return cli_usage("eval: --stride must lie in 1…%d", so.n_ctx);
+    if (stride == -1) stride = 0; /* not given */
+    else if (stride < 1 || stride > so.n_ctx) return cli_usage("eval: --stride must lie in 1…%d", so.n_ctx);
     char *text;
     size_t n;
     if (!cli_read(file, &text, &n)) return EXIT_FAILED;

@@ -5,6 +5,10 @@
 #include "cli/sampling.h"
 
 bool cli_sampling_done(const char *command, cot_generate_options *g, cli_texts *t) {
+    if (g->max_tokens < -1) return cli_usage("%s: -n must be at least 0, or -1 for no limit", command), false;
+    if (!(g->sample.temperature >= 0)) return cli_usage("%s: --temp must be at least 0", command), false;
+    for (size_t i = 0; i < t->stop.n; i++)
+        if (!t->stop.item[i][0]) return cli_usage("%s: --stop needs a text", command), false;
     g->stop = t->stop.item;
     g->n_stop = t->stop.n;
     for (size_t i = 0; i < t->bias.n; i++) {
@@ -185,6 +189,8 @@ int cmd_run(int argc, char **argv) {
     if (text && file) return cli_usage("run: -p and -f exclude each other");
     if (!cli_sampling_done("run", &g, &t)) return EXIT_USAGE;
     if (g.beams < 1 || g.beams > MAX_BEAMS) return cli_usage("run: --beams must lie in 1…%d", MAX_BEAMS);
+    if (g.beam_groups < 1 || g.beams % g.beam_groups)
+        return cli_usage("run: --groups: %d beams do not make %d equal groups", g.beams, g.beam_groups);
     char *read = NULL;
     size_t n = text ? strlen(text) : 0;
     if (file && !cli_read(file, &read, &n)) return EXIT_FAILED;

@@ -1,6 +1,7 @@
 /* coterie tokenize, coterie detokenize: text to ids and back. */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 
@@ -69,7 +70,9 @@ int cmd_detokenize(int argc, char **argv) {
         if (cot_detokenize(m, ids, n, true, &text, &len, &err) != COT_OK) code = cli_fail(&err);
         else {
             if (c.json) fputs("{\"text\": ", stdout), cli_json_string(stdout, text, len), puts("}");
-            else fwrite(text, 1, len, stdout), putchar('\n');
+            else fwrite(text, 1, len, stdout);
+            if (!c.json && isatty(STDOUT_FILENO))
+                putchar('\n'); /* a terminal wants a line; a file the bytes */
             code = EXIT_OK;
         }
     }

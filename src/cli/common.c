@@ -110,7 +110,9 @@ bool cli_ids(const char *text, int32_t **ids, size_t *n) {
             return false;
         }
         out[count++] = (int32_t)v;
-        text = end + strspn(end, ", \n");
+        text = end + strspn(end, " \n");
+        if (*text == ',' && *(text += 1 + strspn(text + 1, " \n")) == 0)
+            text = ","; /* a number must follow */
     }
     if (!out) fprintf(stderr, "error: out of memory\n");
     *ids = out;

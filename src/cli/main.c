@@ -1,4 +1,5 @@
 /* The one binary: finds the command and hands over. */
+#include <errno.h>
 #include <string.h>
 
 #include "cli/cli.h"
@@ -35,19 +36,26 @@ static void log_line(void *user, cot_log_level level, const char *line) {
     fprintf(stderr, "%s%s\n", level >= COT_LOG_WARN ? "warning: " : "", line);
 }
 
+/* What was printed has arrived, or the command failed. */
+static int printed(int code) {
+    if (fflush(stdout) == 0 && !ferror(stdout)) return code;
+    fprintf(stderr, "error: standard output: cannot write: %s\n", strerror(errno));
+    return code == EXIT_OK ? EXIT_FAILED : code;
+}
+
 int main(int argc, char **argv) {
     if (argc < 2) return help(stderr);
     if (strcmp(argv[1], "--version") == 0) {
         printf("coterie %s\n", cot_version());
-        return EXIT_OK;
+        return printed(EXIT_OK);
     }
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)
-        return help(stdout);
+        return printed(help(stdout));
     bool quiet = false, verbose = false;
     for (int i = 2; i < argc; i++)
         quiet |= strcmp(argv[i], "--quiet") == 0, verbose |= strcmp(argv[i], "--verbose") == 0;
     if (!quiet) cot_log_set(log_line, NULL, verbose ? COT_LOG_DEBUG : COT_LOG_WARN);
     for (const cli_command *c = cli_commands; c->name; c++)
-        if (strcmp(c->name, argv[1]) == 0) return c->run(argc - 1, argv + 1);
+        if (strcmp(c->name, argv[1]) == 0) return printed(c->run(argc - 1, argv + 1));
     return cli_usage("no command is named \"%s\"; \"coterie --help\" lists them", argv[1]);
 }

@@ -234,6 +234,9 @@ static cot_status read_file(cot__gguf *g, const char *path, cot_error *err) {
     uint32_t magic, version;
     uint64_t n_tensors, n_kv, align = 32;
     COT_TRY(take(&c, "magic", &magic, 4));
+    if (magic == 0x73726576u) /* "vers" */
+        return cot__fail(err, COT_FORMAT, path, NULL,
+                         "is a Git LFS pointer and not the file itself: fetch it with \"git lfs pull\"");
     if (magic != 0x46554747u) return cot__fail(err, COT_FORMAT, path, "magic", "is not a GGUF file");
     COT_TRY(take(&c, "version", &version, 4));
     if (version == 0x02000000u || version == 0x03000000u)

@@ -58,6 +58,9 @@ static cot_status read_file(cot__tensor_set *set, const char *path, cot_error *e
     cot__file *f = set->files[set->n_files - 1];
     uint64_t n;
     COT_TRY(cot__file_read(f, 0, &n, 8, err));
+    if (memcmp(&n, "version ", 8) == 0)
+        return cot__fail(err, COT_FORMAT, path, NULL,
+                         "is a Git LFS pointer and not the file itself: fetch it with \"git lfs pull\"");
     if (n > MAX_HEADER || n > cot__file_size(f) - 8)
         return cot__fail(err, COT_FORMAT, path, "header length", "%llu does not fit the file",
                          (unsigned long long)n);
@@ -79,6 +82,25 @@ static cot_status read_file(cot__tensor_set *set, const char *path, cot_error *e
     }
     json_decref(root);
     return s;
+}
+
+/* Every tensor lies in the shard that the index names, and the index names every tensor. */
+static cot_status check_index(const cot__tensor_set *set, const char *path, const json_t *map,
+                              cot_error *err) {
+    size_t found = 0;
+    for (size_t i = 0; i < set->n_tensors; i++) {
+        const cot__tensor *t = &set->tensors[i];
+        const char *shard = json_string_value(json_object_get(map, t->name)),
+                   *file = cot__file_path(set->files[t->file]), *slash = strrchr(file, '/');
+        if (!shard) return cot__fail(err, COT_FORMAT, path, t->name, "is in %s and not in the index", file);
+        if (strcmp(shard, slash ? slash + 1 : file) != 0)
+            return cot__fail(err, COT_FORMAT, path, t->name, "is said to be in %s and is in %s", shard, file);
+        found++;
+    }
+    if (found < json_object_size(map))
+        return cot__fail(err, COT_FORMAT, path, "weight_map",
+                         "names %zu tensors, the shards hold %zu of them", json_object_size(map), found);
+    return COT_OK;
 }
 
 /* Shards by the index, each file once; their names stay inside the folder. */
@@ -107,6 +129,7 @@ static cot_status read_index(cot__tensor_set *set, const char *dir, const char *
             cot__free(full);
             if (s != COT_OK) break;
         }
+    if (s == COT_OK) s = check_index(set, path, map, err);
     json_decref(seen);
     json_decref(root);
     return s;

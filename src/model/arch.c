@@ -50,8 +50,9 @@ static cot_status load_text(json_t **out, const char *file, const char *text, si
             s = cot__fail(err, COT_NOT_FOUND, file, "extends", "no built-in description is named \"%s\"",
                           extends);
         else s = load_text(&base, t->name, t->json, t->len, depth + 1, err);
-        /* A description's `match` is its own, never its base's. */
-        if (s == COT_OK) json_object_del(base, "match");
+        /* What a description matches, and the class that folders of it name, are its own, never its base's.
+         */
+        if (s == COT_OK) json_object_del(base, "match"), json_object_del(base, "hf_config");
         if (s == COT_OK) s = merge(base, doc, 0, err);
         json_decref(doc);
         doc = base;
@@ -172,7 +173,14 @@ cot_status cot__arch_number(const cot__arch *a, const json_t *value, const char 
         if (p->kind == COT__PARAM_NONE) return COT_OK;
         if (p->kind == COT__PARAM_NUMBER) *out = p->number;
         else if (p->kind == COT__PARAM_LIST && layer >= 0 && (size_t)layer < p->n_list) *out = p->list[layer];
-        else return cot__fail(err, COT_FORMAT, a->source->path, p->name, "has no number for layer %d", layer);
+        else {
+            char name[COT__FIELD_NAME];
+            if (layer < 0 || p->kind == COT__PARAM_STRING)
+                return cot__fail(err, COT_FORMAT, cot__param_file(a, p), cot__param_field(a, p, name),
+                                 "must be a number");
+            return cot__fail(err, COT_FORMAT, cot__param_file(a, p), cot__param_field(a, p, name),
+                             "has no number for layer %d", layer);
+        }
     } else if (json_is_number(v)) *out = json_number_value(v);
     else if (json_is_boolean(v)) *out = json_is_true(v);
     else return cot__fail(err, COT_FORMAT, a->file, field, "must be a number, true, false or \"$parameter\"");
@@ -184,11 +192,13 @@ cot_status cot__arch_string(const cot__arch *a, const json_t *value, const char 
                             cot_error *err) {
     const json_t *v = by_format(a, value);
     const cot__param *p;
+    char name[COT__FIELD_NAME];
     if (!v) return COT_OK;
     COT_TRY(reference(a, v, field, &p, err));
     if (p && p->kind == COT__PARAM_NONE) return COT_OK;
     if (p && p->kind != COT__PARAM_STRING)
-        return cot__fail(err, COT_FORMAT, a->source->path, p->name, "must be a string");
+        return cot__fail(err, COT_FORMAT, cot__param_file(a, p), cot__param_field(a, p, name),
+                         "must be a string");
     if (!p && !json_is_string(v)) return cot__fail(err, COT_FORMAT, a->file, field, "must be a string");
     *out = p ? p->str : json_string_value(v);
     return COT_OK;
@@ -198,13 +208,15 @@ cot_status cot__arch_list(const cot__arch *a, const json_t *value, const char *f
                           size_t *n, cot_error *err) {
     const json_t *v = by_format(a, value);
     const cot__param *p = NULL;
+    char name[COT__FIELD_NAME];
     *n = 0;
     if (!v) return COT_OK;
     COT_TRY(reference(a, v, field, &p, err));
     if (!p) return cot__fail(err, COT_FORMAT, a->file, field, "must be \"$parameter\"");
     if (p->kind == COT__PARAM_NONE) return COT_OK;
     if (p->kind != COT__PARAM_LIST)
-        return cot__fail(err, COT_FORMAT, a->source->path, p->name, "must be a list of numbers");
+        return cot__fail(err, COT_FORMAT, cot__param_file(a, p), cot__param_field(a, p, name),
+                         "must be a list of numbers");
     *out = p->list;
     *n = p->n_list;
     return COT_OK;
@@ -217,10 +229,13 @@ cot_status cot__arch_int(const cot__arch *a, const json_t *op, const char *field
     const json_t *v = json_object_get(op, field);
     COT_TRY(cot__arch_number(a, v, field, layer, &x, &found, err));
     if (!found) return COT_OK;
-    const char *name = json_is_string(v) ? json_string_value(v) : field;
+    const char *name = json_is_string(v) ? json_string_value(v) : field, *file = a->source->path;
+    char key[COT__FIELD_NAME];
+    const cot__param *p = name[0] == '$' ? cot__param_find(a, name + 1) : NULL;
+    if (p) name = cot__param_field(a, p, key), file = cot__param_file(a, p);
     if (x != floor(x) || x < (double)lo || x > (double)hi)
-        return cot__fail(err, COT_FORMAT, a->source->path, name, "is %g, must be a whole number in %lld…%lld",
-                         x, (long long)lo, (long long)hi);
+        return cot__fail(err, COT_FORMAT, file, name, "is %g, must be a whole number in %lld…%lld", x,
+                         (long long)lo, (long long)hi);
     *out = (int64_t)x;
     return COT_OK;
 }

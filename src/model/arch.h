@@ -10,6 +10,7 @@ typedef struct cot__param {
     const char *name;
     enum { COT__PARAM_NONE, COT__PARAM_NUMBER, COT__PARAM_STRING, COT__PARAM_LIST } kind;
     bool resolving, resolved;
+    const char *key; /* of the file, where the value comes from there; borrowed from the description */
     double number;   /* booleans are 0 and 1 */
     const char *str; /* borrowed from the source or the description */
     double *list;    /* owned */
@@ -51,6 +52,11 @@ cot_status cot__arch_flag(const cot__arch *a, const json_t *op, const char *fiel
 cot_status cot__arch_check(const cot__arch *a, cot_error *err);
 /* Parameters by name; the internal half of arch.c. */
 cot_status cot__params_compute(cot__arch *a, cot_error *err);
+/* Where a parameter's value stands, for errors: the file, and its field there (or the parameter's own name).
+ */
+enum { COT__FIELD_NAME = 192 };
+const char *cot__param_file(const cot__arch *a, const cot__param *p);
+const char *cot__param_field(const cot__arch *a, const cot__param *p, char buf[COT__FIELD_NAME]);
 const cot__param *cot__param_find(const cot__arch *a, const char *name);
 
 #endif

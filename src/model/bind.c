@@ -50,6 +50,24 @@ static void saw(const cot__bind *b, const cot__tensor *x) {
     if (b->seen) b->seen[x - b->arch->source->tensors->tensors] = true;
 }
 
+/* A tensor by its name, or by that name inside a multimodal model, whose language model transformers spelled
+ * in two ways. */
+static const cot__tensor *tensor_named(const cot__bind *b, const char *name) {
+    static const struct {
+        const char *plain, *inside;
+    } ways[] = {{"model.", "model.language_model."}, {"", "language_model."}};
+    const cot__source *src = b->arch->source;
+    const cot__tensor *x = cot__tensors_find(src->tensors, name);
+    for (size_t i = 0; i < 2 && !x && !src->is_gguf; i++) {
+        size_t n = strlen(ways[i].plain);
+        char other[MAX_NAME + 32];
+        if (strncmp(name, ways[i].plain, n) != 0) continue;
+        snprintf(other, sizeof other, "%s%s", ways[i].inside, name + n);
+        x = cot__tensors_find(src->tensors, other);
+    }
+    return x;
+}
+
 static cot_status find_one(const cot__bind *b, const char *slot, const json_t *alt, int layer, int expert,
                            bool bias, spelling *out, cot_error *err) {
     char name[MAX_NAME];
@@ -63,7 +81,7 @@ static cot_status find_one(const cot__bind *b, const char *slot, const json_t *a
     if (!t) return cot__fail(err, COT_FORMAT, b->arch->file, slot, "a tensor name must be a string");
     bool own_bias_name = json_is_object(alt) && bias && json_object_get(alt, "bias");
     if (!cot__slot_expand(t, layer, expert, bias && !own_bias_name, name)) return COT_OK;
-    const cot__tensor *x = cot__tensors_find(b->arch->source->tensors, name);
+    const cot__tensor *x = tensor_named(b, name);
     if (!x) return COT_OK;
     saw(b, x);
     *out = (spelling){
@@ -72,7 +90,7 @@ static cot_status find_one(const cot__bind *b, const char *slot, const json_t *a
         const char *s = json_string_value(json_object_get(alt, "scales"));
         if (!s || !cot__slot_expand(s, layer, expert, false, name))
             return cot__fail(err, COT_FORMAT, b->arch->file, slot, "blocks need scales");
-        out->scales = cot__tensors_find(b->arch->source->tensors, name);
+        out->scales = tensor_named(b, name);
         if (!out->scales)
             return cot__fail(err, COT_FORMAT, b->arch->source->path, name, "is missing beside its blocks");
         saw(b, out->scales);
@@ -170,7 +188,7 @@ static cot_status join_mxfp4(const cot__bind *b, const spelling *s, int expert, 
 static cot_status attach_scales(const cot__bind *b, const cot__tensor *x, cot_view *v, cot_error *err) {
     char name[MAX_NAME + 16];
     snprintf(name, sizeof name, "%s_scale_inv", x->name);
-    const cot__tensor *s = cot__tensors_find(b->arch->source->tensors, name);
+    const cot__tensor *s = tensor_named(b, name);
     if (s) saw(b, s);
     if (!s || s->type != COT_F32 || s->n_dims != 2)
         return cot__fail(err, COT_FORMAT, path_of(b), name, "FP8 weights need this 2-D F32 tensor");
@@ -364,26 +382,38 @@ cot_status cot__slot_bias(const cot__bind *b, const char *slot, int layer, int e
     return COT_OK;
 }
 
-cot_status cot__slot_check(const cot__bind *b, const char *slot, int layer, const cot_view *v, int64_t rows,
-                           int64_t cols, cot_error *err) {
-    if (!v->data || ((rows < 0 || v->rows == rows) && (cols < 0 || v->cols == cols))) return COT_OK;
-    return cot__fail(err, COT_FORMAT, path_of(b), slot, "layer %d: is %lld × %lld, must be %lld × %lld",
-                     layer, (long long)v->rows, (long long)v->cols, (long long)rows, (long long)cols);
-}
-
-cot_status cot__slot_need(const cot__bind *b, const char *slot, int layer, int expert, int64_t rows,
-                          int64_t cols, cot_view *out, cot_error *err) {
-    COT_TRY(cot__slot_view(b, slot, layer, expert, out, NULL, err));
-    if (out->data) return cot__slot_check(b, slot, layer, out, rows, cols, err);
+/* The name of a slot's tensor by its first spelling; the slot's own name where it has none. */
+static const char *name_of(const cot__bind *b, const char *slot, int layer, int expert, char name[MAX_NAME]) {
     const json_t *spec = json_object_get(json_object_get(json_object_get(b->arch->doc, "tensors"), slot),
                                          b->arch->source->is_gguf ? "gguf" : "hf");
     if (json_is_array(spec)) spec = json_array_get(spec, 0);
     if (json_is_object(spec)) spec = json_object_get(spec, "name");
-    char name[MAX_NAME] = "";
     if (!json_is_string(spec) ||
         !cot__slot_expand(json_string_value(spec), layer, expert < 0 ? 0 : expert, false, name))
-        snprintf(name, sizeof name, "%s", slot);
-    return cot__fail(err, COT_FORMAT, path_of(b), name,
+        snprintf(name, MAX_NAME, "%s", slot);
+    return name;
+}
+
+cot_status cot__slot_check(const cot__bind *b, const char *slot, int layer, const cot_view *v, int64_t rows,
+                           int64_t cols, cot_error *err) {
+    char name[MAX_NAME], want[2][24];
+    if (!v->data || ((rows < 0 || v->rows == rows) && (cols < 0 || v->cols == cols))) return COT_OK;
+    for (int i = 0; i < 2; i++) {
+        int64_t n = i ? cols : rows;
+        if (n < 0) snprintf(want[i], sizeof want[i], "any");
+        else snprintf(want[i], sizeof want[i], "%lld", (long long)n);
+    }
+    return cot__fail(err, COT_FORMAT, path_of(b), name_of(b, slot, layer, -1, name),
+                     "is %lld × %lld, must be %s × %s", (long long)v->rows, (long long)v->cols, want[0],
+                     want[1]);
+}
+
+cot_status cot__slot_need(const cot__bind *b, const char *slot, int layer, int expert, int64_t rows,
+                          int64_t cols, cot_view *out, cot_error *err) {
+    char name[MAX_NAME];
+    COT_TRY(cot__slot_view(b, slot, layer, expert, out, NULL, err));
+    if (out->data) return cot__slot_check(b, slot, layer, out, rows, cols, err);
+    return cot__fail(err, COT_FORMAT, path_of(b), name_of(b, slot, layer, expert, name),
                      "this tensor is missing (slot %s of the description \"%s\")", slot, b->arch->name);
 }
 
@@ -391,14 +421,15 @@ cot_status cot__slot_vector(const cot__bind *b, const char *slot, bool bias, int
                             const float **out, int64_t *n_out, cot_error *err) {
     cot_view v;
     spelling s;
+    char name[MAX_NAME];
     *out = NULL;
     if (n_out) *n_out = 0;
     COT_TRY(resolve(b, slot, layer, -1, bias, &v, NULL, err));
     if (!v.data) return COT_OK;
     int64_t count = v.rows * v.cols;
     if (n >= 0 && count != n)
-        return cot__fail(err, COT_FORMAT, path_of(b), slot, "layer %d: has %lld values, must have %lld",
-                         layer, (long long)count, (long long)n);
+        return cot__fail(err, COT_FORMAT, path_of(b), name_of(b, slot, layer, -1, name),
+                         "has %lld values, must have %lld", (long long)count, (long long)n);
     void *p;
     COT_TRY(cot__store_derived(b->store, (size_t)count * sizeof(float), &p, err));
     for (int64_t r = 0; r < v.rows; r++) cot__view_row(&v, r, (float *)p + r * v.cols);

@@ -17,8 +17,9 @@ void *cot__build_alloc(cot__build *b, size_t bytes, cot_error *err) {
     return p;
 }
 
-static cot_status value_of(cot__build *b, const json_t *op, const char *field, const char *fallback, int *out,
-                           cot_error *err) {
+/* A value by its name; one that is written comes into being. */
+static cot_status value_of(cot__build *b, const json_t *op, const char *field, const char *fallback,
+                           bool written, int *out, cot_error *err) {
     const char *name = json_object_get(op, field) ? json_string_value(json_object_get(op, field)) : fallback;
     if (!name) return cot__fail(err, COT_FORMAT, b->m->arch->file, field, "must name a value");
     for (int i = 0; i < b->m->n_values; i++)
@@ -26,6 +27,9 @@ static cot_status value_of(cot__build *b, const json_t *op, const char *field, c
             *out = i;
             return COT_OK;
         }
+    if (!written)
+        return cot__fail(err, COT_FORMAT, b->m->arch->file, field, "nothing has written the value \"%s\"",
+                         name);
     if (b->m->n_values == COT__VALUES)
         return cot__fail(err, COT_LIMIT, b->m->arch->file, field, "more than %d values are named",
                          COT__VALUES);
@@ -151,8 +155,8 @@ static cot_status build_op(cot__build *b, const json_t *op, int layer, cot_error
     for (size_t i = 0; i < sizeof mechanisms / sizeof *mechanisms; i++) {
         if (strcmp(mechanisms[i].name, name) != 0) continue;
         cot__step s = {.kind = mechanisms[i].kind, .layer = layer};
-        COT_TRY(value_of(b, op, "in", mechanisms[i].in, &s.in, err));
-        COT_TRY(value_of(b, op, "out", mechanisms[i].out, &s.out, err));
+        COT_TRY(value_of(b, op, "in", mechanisms[i].in, false, &s.in, err));
+        COT_TRY(value_of(b, op, "out", mechanisms[i].out, true, &s.out, err));
         COT_TRY(mechanisms[i].build(b, op, &s, err));
         if (m->n_steps == m->cap_steps) {
             size_t cap = m->cap_steps ? m->cap_steps * 2 : 256;
@@ -171,6 +175,8 @@ static cot_status build_list(cot__build *b, const json_t *list, const char *fiel
                              cot_error *err) {
     if (!json_is_array(list))
         return cot__fail(err, COT_FORMAT, b->m->arch->file, field, "must be a list of sub-layers");
+    if (!json_array_size(list) && layer >= 0)
+        return cot__fail(err, COT_FORMAT, b->m->arch->file, field, "has no sub-layers");
     for (size_t i = 0; i < json_array_size(list); i++)
         COT_TRY(build_op(b, json_array_get(list, i), layer, err));
     return COT_OK;
@@ -181,7 +187,7 @@ static cot_status build_input(cot__build *b, cot_error *err) {
     const json_t *in = json_object_get(m->arch->doc, "input");
     float of = 0;
     int h;
-    COT_TRY(value_of(b, NULL, "h", "h", &h, err)); /* value 0 is the stream that the input fills */
+    COT_TRY(value_of(b, NULL, "h", "h", true, &h, err)); /* value 0 is the stream that the input fills */
     COT_TRY(cot__slot_need(&b->bind, "token_embd", -1, -1, -1, m->n_embd, &m->embed, err));
     m->n_vocab = m->embed.rows;
     if (m->n_vocab > INT32_MAX)
@@ -203,7 +209,7 @@ static cot_status build_head(cot__build *b, cot_error *err) {
     const json_t *heads = json_object_get(m->arch->doc, "heads"), *head = json_object_get(heads, "logits");
     float divide = 1;
     bool tied = false;
-    COT_TRY(value_of(b, head, "in", "x", &m->head_value, err));
+    COT_TRY(value_of(b, head, "in", "x", false, &m->head_value, err));
     COT_TRY(cot__arch_flag(m->arch, head, "tied", -1, &tied, err));
     if (!tied) COT_TRY(cot__slot_view(&b->bind, "output", -1, -1, &m->head, NULL, err));
     if (!m->head.data) m->head = m->embed;

@@ -301,8 +301,10 @@ static cot_status check_options(const cot_convert_options *o, const char *out, b
     }
     if (o->split_experts < 0 || o->split_experts == 1 || o->split_experts > 4096 || o->experts_used < 0 ||
         o->experts_used > (o->split_experts ? o->split_experts : 0))
-        return cot__fail(err, COT_ARGUMENT, out, "split", "%d of %d experts", o->experts_used,
-                         o->split_experts);
+        return cot__fail(
+            err, COT_ARGUMENT, NULL, "split_experts",
+            "%d experts, of which a token uses %d: 2 to 4096 experts, and no more used than there are",
+            o->split_experts, o->experts_used);
     if (o->split_experts && !gguf)
         return cot__fail(err, COT_ARGUMENT, out, "split",
                          "a split model carries its description, which only a GGUF file can");

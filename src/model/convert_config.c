@@ -92,13 +92,15 @@ static cot_status put_param(json_t *root, const json_t *spec, const cot__param *
 /* What transformers wants to be told and the tensors show. */
 static cot_status put_flags(cot__convert *c, json_t *root, cot_error *err) {
     cot__bind b = {.arch = c->arch, .store = c->store};
-    cot_view v, head;
+    cot_view v, head, mlp;
     bool qk_norm = false;
     COT_TRY(cot__slot_bias(&b, "attn_q", 0, -1, &v, err));
     COT_TRY(cot__slot_bias(&b, "output", -1, -1, &head, err));
+    COT_TRY(cot__slot_bias(&b, "ffn_up", 0, -1, &mlp, err));
     qk_norm = cot__slot_exists(&b, "attn_q_norm", 0);
     bool tied = !cot__slot_exists(&b, "output", -1);
     return json_object_set_new(root, "attention_bias", json_boolean(v.data != NULL)) == 0 &&
+                   json_object_set_new(root, "mlp_bias", json_boolean(mlp.data != NULL)) == 0 &&
                    json_object_set_new(root, "lm_head_bias", json_boolean(head.data != NULL)) == 0 &&
                    json_object_set_new(root, "use_qk_norm", json_boolean(qk_norm)) == 0 &&
                    json_object_set_new(root, "tie_word_embeddings", json_boolean(tied)) == 0

@@ -179,6 +179,22 @@ static bool written(const cot__convert *c, size_t i, const char *tail) {
     return false;
 }
 
+/* A description of the user's own may name what a config says and no key of a GGUF: it gets one here, in the
+ * description that goes into the file, too. */
+static cot_status name_params(cot__convert *c, cot_error *err) {
+    json_t *params = json_object_get(c->arch->doc, "params"), *spec;
+    const char *name;
+    json_object_foreach(params, name, spec) {
+        char key[192];
+        const json_t *hf = json_object_get(spec, "hf");
+        if (!hf || json_is_null(hf) || key_of(spec, "gguf")) continue;
+        snprintf(key, sizeof key, "coterie.param.%.150s", name);
+        if (json_object_set_new(spec, "gguf", json_string(key)) != 0)
+            return cot__fail_memory(err, sizeof key);
+    }
+    return COT_OK;
+}
+
 static cot_status put_params(cot__convert *c, const char *arch, cot_error *err) {
     const json_t *params = json_object_get(c->arch->doc, "params");
     const cot__param *scaling = cot__param_find(c->arch, "rope_scaling");
@@ -317,6 +333,7 @@ static cot_status new_keys(cot__convert *c, const char **arch, cot_error *err) {
     COT_TRY(cot__gguf_put_str(c->gguf, "general.architecture", *arch, strlen(*arch), err));
     COT_TRY(cot__gguf_put_str(c->gguf, "general.type", "model", 5, err));
     COT_TRY(cot__gguf_put_str(c->gguf, "general.name", slash, (size_t)(c->source->path + n - slash), err));
+    if (own) COT_TRY(name_params(c, err));
     COT_TRY(put_params(c, *arch, err));
     if (own && !c->o->split_experts) COT_TRY(put_description(c, false, err));
     return put_text(c, err);

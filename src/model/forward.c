@@ -91,6 +91,11 @@ static cot_status run_head(cot__forward *f, cot_error *err) {
         if (m->logit_softcap > 0)
             for (size_t i = 0; i < (size_t)k * vocab; i++)
                 y[i] = m->logit_softcap * tanhf(y[i] / m->logit_softcap);
+        for (size_t i = 0; i < (size_t)k * vocab; i++)
+            if (y[i] != y[i])
+                return cot__fail(err, COT_FORMAT, m->source->path, "logits",
+                                 "the logit of token %zu is not a number: weights of the file are damaged",
+                                 i % vocab);
         for (int64_t i = 0; i < k; i++)
             if (!p->logits(p->user, which[i], y + (size_t)i * vocab, m->n_vocab))
                 return cot__fail(err, COT_CANCELLED, NULL, NULL, "cancelled");

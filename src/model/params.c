@@ -20,13 +20,25 @@ const cot__param *cot__param_find(const cot__arch *a, const char *name) {
     return NULL;
 }
 
+const char *cot__param_file(const cot__arch *a, const cot__param *p) {
+    return p->key && !a->source->is_gguf ? a->source->config_path : a->source->path;
+}
+
+const char *cot__param_field(const cot__arch *a, const cot__param *p, char buf[COT__FIELD_NAME]) {
+    if (!p->key) return p->name;
+    bool tail = a->source->is_gguf && p->key[0] == '.';
+    snprintf(buf, COT__FIELD_NAME, "%.80s%.110s", tail ? a->source->arch : "", p->key);
+    return buf;
+}
+
 /* An enumeration maps the file's value (as text) to a literal of the description. */
 static cot_status enumerate(const cot__arch *a, const cot__param *p, const json_t *map, const char *text,
                             double *number, const char **str, bool *is_string, cot_error *err) {
     const json_t *v = json_object_get(map, text);
     if (!v) v = json_object_get(map, "*");
+    char field[COT__FIELD_NAME];
     if (!v)
-        return cot__fail(err, COT_UNSUPPORTED, a->source->path, p->name,
+        return cot__fail(err, COT_UNSUPPORTED, cot__param_file(a, p), cot__param_field(a, p, field),
                          "\"%s\" is not among the values that this family is described with", text);
     *is_string = json_is_string(v);
     if (*is_string) *str = json_string_value(v);
@@ -119,12 +131,14 @@ static cot_status from_source(const cot__arch *a, cot__param *p, const json_t *s
     for (size_t i = 0; i < n && p->kind == COT__PARAM_NONE; i++) {
         const char *key = json_string_value(json_is_array(keys) ? json_array_get(keys, i) : keys);
         if (!key) return cot__fail(err, COT_FORMAT, a->file, p->name, "keys must be strings");
+        p->key = key;
         if (a->source->is_gguf) COT_TRY(from_gguf(a, p, key, map, err));
         else {
             const json_t *v = cot__json_at(a->source->config, key);
             if (v) COT_TRY(from_json(a, p, v, key, map, err));
         }
     }
+    if (p->kind == COT__PARAM_NONE) p->key = NULL;
     return COT_OK;
 }
 
@@ -174,8 +188,11 @@ static cot_status schedule(cot__arch *a, cot__param *p, const json_t *d, cot_err
     if (count) COT_TRY(resolve(a, count, err));
     if (!found[1] || !found[2])
         return cot__fail(err, COT_FORMAT, a->file, p->name, "a schedule needs last and others");
+    char field[COT__FIELD_NAME];
     if (!count || count->kind != COT__PARAM_NUMBER || !(count->number >= 1 && count->number <= 4096))
-        return cot__fail(err, COT_FORMAT, a->source->path, "n_layer", "is missing or outside 1…4096");
+        return cot__fail(err, COT_FORMAT, count ? cot__param_file(a, count) : a->source->path,
+                         count ? cot__param_field(a, count, field) : "n_layer",
+                         "is missing or no number in 1…4096");
     if (!found[0]) return COT_OK;
     layers = count->number;
     COT_TRY(make_list(a, p, (uint64_t)layers, err));

@@ -222,7 +222,7 @@ cot_status cot__model_load_text(cot_model *m, cot_error *err) {
     }
     m->tokenizer_status = s;
     m->tokenizer_error = why;
-    if (s != COT_OK && s != COT_NOT_FOUND) cot__log(COT_LOG_WARN, "tokenizer: %s", why.message);
+    if (s != COT_OK && s != COT_NOT_FOUND) cot__log(COT_LOG_INFO, "tokenizer: %s", why.message);
     COT_TRY(load_ends(m, err));
     COT_TRY(template_text(m, err));
     const char *shape = shape_of(m), *text = m->chat_template ? m->chat_template : shape;

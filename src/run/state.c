@@ -11,7 +11,30 @@ typedef struct state_header {
     uint32_t version, kv_type;
     uint64_t block_bytes, model_hash;
     int64_t length;
+    uint64_t checksum; /* of the file with this field 0 */
 } state_header;
+
+/* FNV-1a over words, then over the bytes that are left. */
+static uint64_t checksum(uint64_t h, const void *data, size_t n) {
+    const unsigned char *p = data;
+    for (; n >= 8; p += 8, n -= 8) {
+        uint64_t w;
+        memcpy(&w, p, 8);
+        h = (h ^ w) * 1099511628211ull;
+        h ^= h >> 29;
+    }
+    for (; n; n--) h = (h ^ *p++) * 1099511628211ull;
+    return h;
+}
+static uint64_t checksum_of(const state_header *h, const int32_t *tokens, const cot__sequence *q,
+                            size_t block) {
+    state_header plain = *h;
+    plain.checksum = 0;
+    uint64_t sum = checksum(1469598103934665603ull, &plain, sizeof plain);
+    sum = checksum(sum, tokens, (size_t)h->length * sizeof *tokens);
+    for (int i = 0; i < q->n_table; i++) sum = checksum(sum, q->table[i], block);
+    return sum;
+}
 
 /* Tells another model of the same shape apart: names, sizes and places of all tensors. */
 static uint64_t model_hash(const cot_model *m) {
@@ -32,12 +55,13 @@ cot_status cot_sequence_save(cot_session *s, int32_t sequence, const char *path,
         return cot__fail(err, COT_ARGUMENT, NULL, "sequence", "%d does not exist", sequence);
     const cot__sequence *q = &s->seq[sequence];
     state_header h = {.magic = "COTSTATE",
-                      .version = 1,
+                      .version = 2,
                       .kv_type = (uint32_t)s->opt.kv_type,
                       .block_bytes = s->block_bytes,
                       .model_hash = model_hash(s->model),
                       .length = q->length};
     cot__writer *w = NULL;
+    h.checksum = checksum_of(&h, q->tokens, q, s->block_bytes);
     COT_TRY(cot__writer_open(&w, path, err));
     cot_status st = cot__writer_put(w, &h, sizeof h, err);
     if (st == COT_OK) st = cot__writer_put(w, q->tokens, (size_t)q->length * sizeof *q->tokens, err);
@@ -50,7 +74,7 @@ cot_status cot_sequence_save(cot_session *s, int32_t sequence, const char *path,
 
 static cot_status check_header(const cot_session *s, const char *path, const state_header *h, uint64_t size,
                                cot_error *err) {
-    if (memcmp(h->magic, "COTSTATE", 8) != 0 || h->version != 1)
+    if (memcmp(h->magic, "COTSTATE", 8) != 0 || h->version != 2)
         return cot__fail(err, COT_FORMAT, path, "magic", "is not a saved state of this version");
     if (h->model_hash != model_hash(s->model))
         return cot__fail(err, COT_ARGUMENT, path, "model", "the state was saved with another model");
@@ -88,6 +112,8 @@ cot_status cot_sequence_load(cot_session *s, int32_t sequence, const char *path,
     uint64_t at = sizeof h + (st == COT_OK ? (uint64_t)h.length * 4 : 0);
     for (int i = 0; st == COT_OK && i < q->n_table; i++, at += s->block_bytes)
         st = cot__file_read(f, at, q->table[i], s->block_bytes, err);
+    if (st == COT_OK && checksum_of(&h, tokens, q, s->block_bytes) != h.checksum)
+        st = cot__fail(err, COT_FORMAT, path, "checksum", "does not fit: the file is damaged");
     if (st == COT_OK) {
         memcpy(q->tokens, tokens, (size_t)h.length * sizeof *tokens);
         q->length = (int32_t)h.length;

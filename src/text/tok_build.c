@@ -144,7 +144,9 @@ static cot_status replace(const cot__tokenizer *t, cot__buf *b, const cot__vocab
 /* The bytes of a token of the model. *as_text false: they differ from the spelling and stand in `b`. */
 static cot_status piece_of(cot__tokenizer *t, cot__tok_entry *e, cot__buf *b, bool *as_text, cot_error *err) {
     bool memory;
-    int byte = t->byte_fallback && e->type == COT__TOK_BYTE ? fallback_byte(e->text, e->text_len) : -1;
+    int byte = t->byte_fallback && (e->type == COT__TOK_BYTE || e->in_model)
+                   ? fallback_byte(e->text, e->text_len)
+                   : -1; /* special or not */
     *as_text = true;
     b->len = 0;
     if (byte >= 0) {
@@ -178,7 +180,7 @@ static cot_status index_one(cot__tokenizer *t, size_t id, cot__buf *b, cot_error
         if (!(e->piece = cot__tok_copy(t, b->data, b->len, err))) return COT_NO_MEMORY;
         e->piece_len = (uint32_t)b->len;
     }
-    if (t->byte_fallback && e->type == COT__TOK_BYTE && e->piece_len == 1)
+    if (t->byte_fallback && !as_text && (e->type == COT__TOK_BYTE || e->in_model) && e->piece_len == 1)
         t->byte_id[(unsigned char)e->piece[0]] = (int32_t)id;
     if (!e->in_model) return cot__map_put(t->by_text, e->text, e->text_len, id, NULL, err);
     const char *key = t->byte_level ? e->piece : e->text;

@@ -194,6 +194,28 @@ static void state_goes_through_a_file(void **state) {
     generate(t, &o, more, 1, &b);
     assert_int_equal(a.n, b.n);
     assert_memory_equal(a.text, b.text, a.n);
+    /* one bit anywhere: refused, and the sequence is empty */
+    generate(s, &o, ids, 5, &a);
+    assert_int_equal(cot_sequence_save(s, 0, path, NULL), COT_OK);
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    fseek(f, 0, SEEK_END);
+    long size = ftell(f);
+    for (long at = 0; at < size; at += at < 200 ? 7 : size / 40) {
+        int c;
+        fseek(f, at, SEEK_SET);
+        c = fgetc(f);
+        fseek(f, at, SEEK_SET);
+        fputc(c ^ 4, f);
+        fflush(f);
+        assert_int_not_equal(cot_sequence_load(t, 0, path, NULL), COT_OK);
+        assert_int_equal(cot_sequence_length(t, 0), 0);
+        fseek(f, at, SEEK_SET);
+        fputc(c, f);
+        fflush(f);
+    }
+    assert_int_equal(cot_sequence_load(t, 0, path, NULL), COT_OK);
+    fclose(f);
     cot_session_free(&s);
     cot_session_free(&t);
     unlink(path);
