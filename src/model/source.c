@@ -19,10 +19,16 @@ static cot_status open_gguf(cot__source *s, cot_error *err) {
     return COT_OK;
 }
 
-/* Multimodal configs keep the language model's fields in text_config; its members take precedence. */
+/* Multimodal configs keep the language model's fields in text_config; its members take precedence, but for
+ * the class: the folder's is the outer one. */
 static cot_status lift_text_config(cot__source *s, cot_error *err) {
-    json_t *text = json_object_get(s->config, "text_config");
-    if (json_is_object(text) && json_object_update(s->config, text) != 0) return cot__fail_memory(err, 0);
+    json_t *text = json_object_get(s->config, "text_config"), *v;
+    const char *key;
+    if (!json_is_object(text)) return COT_OK;
+    json_object_foreach(text, key, v) {
+        if (strcmp(key, "architectures") == 0 || strcmp(key, "text_config") == 0) continue;
+        if (json_object_set(s->config, key, v) != 0) return cot__fail_memory(err, 0);
+    }
     return COT_OK;
 }
 

@@ -111,6 +111,18 @@ static void writes_configs_of_transformers(void **state) {
     assert_int_equal(json_integer_value(json_array_get(list, 0)), 1);
     assert_true(json_is_null(json_object_get(root, "pad_token_id")));
     json_decref(root);
+    /* transformers takes true or false here, and drops biases that the config does not promise */
+    static const char *const windows[] = {"qwen2", "qwen3", "qwen2moe", "qwen3moe"};
+    for (size_t i = 0; i < 4; i++) {
+        snprintf(path, sizeof path, "tests/golden/%s/hf", windows[i]);
+        root = config_after(dir, path);
+        assert_true(json_is_false(json_object_get(root, "use_sliding_window")));
+        assert_true(json_is_false(json_object_get(root, "mlp_bias")));
+        json_decref(root);
+    }
+    root = config_after(dir, "tests/golden/llama-bias/hf");
+    assert_true(json_is_true(json_object_get(root, "mlp_bias")));
+    json_decref(root);
     root = config_after(dir, "tests/golden/glm4moe/hf"); /* says it by first_k_dense_replace */
     assert_null(json_object_get(root, "mlp_only_layers"));
     json_decref(root);
@@ -133,6 +145,41 @@ static void writes_configs_of_transformers(void **state) {
     full = json_object_get(json_object_get(root, "rope_parameters"), "full_attention");
     assert_string_equal(json_string_value(json_object_get(full, "rope_type")), "default");
     json_decref(root);
+    golden_remove(dir);
+}
+
+/* A description of the user's own goes with the file, and so does what it reads from the config alone; which
+ * class a folder is of, it does not inherit. */
+static void own_descriptions_travel(void **state) {
+    char dir[64], arch[128], gguf[128], folder[128];
+    cot_error err;
+    cot_convert_options o;
+    golden_case g;
+    (void)state;
+    golden_temp(dir);
+    golden_open(&g, "llama");
+    snprintf(arch, sizeof arch, "%s/mine.json", dir);
+    snprintf(gguf, sizeof gguf, "%s/a.gguf", dir);
+    snprintf(folder, sizeof folder, "%s/back", dir);
+    FILE *f = fopen(arch, "w");
+    assert_non_null(f);
+    fputs(
+        "{\"coterie_arch\": 1, \"name\": \"mine\", \"extends\": \"llama\", \"params\": {\"loud\": {\"as\": \"float\", \"hf\": \"hidden_size\", \"default\": 1}}, \"heads\": {\"logits\": {\"scale\": \"$loud\"}}}",
+        f);
+    assert_int_equal(fclose(f), 0);
+    cot_convert_defaults(&o);
+    o.arch_file = arch;
+    must_convert("tests/golden/llama/hf", gguf, &o);
+    size_t n = (size_t)g.n_prompt * (size_t)g.n_vocab;
+    golden_run r = {.path = gguf, .act = COT_ACTIVATION_F32, .kv = COT_F32};
+    float *x = must_run(&r, &g); /* the file names its description */
+    for (size_t i = 0; i < n; i++) g.logits[i] *= 48;
+    assert_true(golden_distance(x, g.logits, n) < GOLDEN_TOLERANCE);
+    free(x);
+    cot_convert_defaults(&o);
+    assert_int_equal(cot_convert(gguf, folder, &o, &err), COT_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "hf_config"));
+    golden_close(&g);
     golden_remove(dir);
 }
 
@@ -312,13 +359,10 @@ static void declines(void **state) {
 int main(void) {
     golden_list();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(goes_to_gguf_and_back),
-        cmocka_unit_test(writes_configs_of_transformers),
-        cmocka_unit_test(names_windowed_layers),
-        cmocka_unit_test(writes_every_type),
-        cmocka_unit_test(chooses_types_by_part),
-        cmocka_unit_test(splits_a_dense_model),
-        cmocka_unit_test(declines),
+        cmocka_unit_test(goes_to_gguf_and_back),   cmocka_unit_test(writes_configs_of_transformers),
+        cmocka_unit_test(own_descriptions_travel), cmocka_unit_test(names_windowed_layers),
+        cmocka_unit_test(writes_every_type),       cmocka_unit_test(chooses_types_by_part),
+        cmocka_unit_test(splits_a_dense_model),    cmocka_unit_test(declines),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -104,6 +104,16 @@ def store_nextn(model, config, store, source):
     config["num_nextn_predict_layers"] = 1
 
 
+def store_multimodal(model, config, store):
+    """The language model of a multimodal folder, named as the released Gemma 3 ones are."""
+    for name, t in model.state_dict().items():
+        if name != "lm_head.weight":  # tied
+            store["language_model." + name] = t
+    text = dict(config)
+    config.clear()
+    config |= {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": text}
+
+
 CHATML = """{%- for m in messages %}
 {{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}
 {%- endfor %}
@@ -135,7 +145,8 @@ def vocabulary(folder):
 g.CASES["noise"] = ("Qwen3Moe", {**g.BASE, **g.MOE, "vocab_size": 384, "hidden_size": 64, "head_dim": 16, "num_experts": 8, "moe_intermediate_size": 32,
                                  "norm_topk_prob": True, "tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": 383, "pad_token_id": 381,
                                  "max_position_embeddings": 512, **g.rope(1e6)})
-STORED = {"noise": ("noise", store_bf16), "deepseek3-fp8": ("deepseek3", store_fp8), "gpt-oss-mxfp4": ("gpt-oss", store_mxfp4), "qwen3moe-bf16": ("qwen3moe", store_bf16), "glm4moe-nextn": ("glm4moe-plain", store_nextn)}
+STORED = {"noise": ("noise", store_bf16), "deepseek3-fp8": ("deepseek3", store_fp8), "gpt-oss-mxfp4": ("gpt-oss", store_mxfp4), "qwen3moe-bf16": ("qwen3moe", store_bf16), "glm4moe-nextn": ("glm4moe-plain", store_nextn),
+          "gemma3-multimodal": ("gemma3", store_multimodal)}
 
 
 def make(out, case):
@@ -143,7 +154,8 @@ def make(out, case):
     family, cfg = g.CASES[base]
     seed = sum(ord(c) * (i + 1) for i, c in enumerate(base if how is store_nextn else case))
     torch.manual_seed(seed)
-    model = getattr(tf, family + "ForCausalLM")(getattr(tf, family + "Config")(**cfg)).eval().float()
+    name = {"Gemma3Text": "Gemma3ForCausalLM"}.get(family, family + "ForCausalLM")
+    model = getattr(tf, name)(getattr(tf, family + "Config")(**cfg)).eval().float()
     g.redraw(model, torch.Generator().manual_seed(seed))
     if case == "noise":  # its embedding is its head: smaller, so that it does not repeat its input
         model.model.embed_tokens.weight.data *= 0.15
