@@ -44,8 +44,7 @@ static cot_type fit(cot_type type, int64_t cols) {
     return cols % cot__type((int)type)->block ? COT_F16 : type;
 }
 
-cot_type cot__convert_type(const cot__convert *c, const char *name, cot_type from, int64_t rows,
-                           int64_t cols) {
+cot_type cot__convert_type(cot__convert *c, const char *name, cot_type from, int64_t rows, int64_t cols) {
     const cot__type_info *t = cot__type((int)from);
     cot_type want = c->o->type;
     if (!t->decode) return from; /* integers */
@@ -68,7 +67,9 @@ cot_type cot__convert_type(const cot__convert *c, const char *name, cot_type fro
     if (c->to_gguf && want == COT_F8_E4M3) want = COT_BF16;
     if (!c->to_gguf && cot__convert_is_quantized(want)) want = COT_F32;
     if (want == from) return want;
-    return fit(want, cols);
+    cot_type got = fit(want, cols);
+    c->wider += got != want;
+    return got;
 }
 
 /* ---- rows ---- */
@@ -207,6 +208,7 @@ static cot_status write_tensors(cot__convert *c, cot_error *err) {
         COT_TRY(cot__convert_store(c, err));
         if (j->kind == COT__JOB_COPY) COT_TRY(copy_job(c, j, err));
         else if (j->kind == COT__JOB_SLOT) COT_TRY(cot__convert_slot_job(c, j, err));
+        else if (j->kind == COT__JOB_LATENT) COT_TRY(cot__convert_latent_job(c, j, err));
         else if (j->kind == COT__JOB_VALUES)
             COT_TRY(cot__convert_bytes(c, j->values, (size_t)j->dims[0] * sizeof(float), err));
         else COT_TRY(cot__convert_split_job(c, j, err));
@@ -311,6 +313,22 @@ static cot_status check_options(const cot_convert_options *o, const char *out, b
     return COT_OK;
 }
 
+/* What the user may not expect of the result. */
+static void say_what_differs(const cot__convert *c, const char *out) {
+    bool fp4 = false;
+    for (size_t i = 0; i < c->source->tensors->n_tensors; i++)
+        fp4 |= c->source->tensors->tensors[i].type == COT_MXFP4;
+    if (c->wider)
+        cot__log(COT_LOG_WARN,
+                 "%s: rows of %d tensors are no whole blocks of the wanted format: they are in a wider one",
+                 out, c->wider);
+    if (c->to_gguf || !c->source->is_gguf) return;
+    if (fp4) cot__log(COT_LOG_WARN, "%s: MXFP4 is written as F32", out);
+    if (cot__gguf_find(c->source->gguf, "tokenizer.ggml.tokens"))
+        cot__log(COT_LOG_WARN,
+                 "%s: a folder's tokenizer is not made from a GGUF: add the model's own tokenizer.json", out);
+}
+
 cot_status cot_convert(const char *in, const char *out, const cot_convert_options *options, cot_error *err) {
     cot_convert_options o;
     cot_convert_defaults(&o);
@@ -329,6 +347,7 @@ cot_status cot_convert(const char *in, const char *out, const cot_convert_option
     if (s == COT_OK) s = cot__pool_create(&c.pool, o.n_threads, err);
     if (s == COT_OK) s = make_plan(&c, err);
     if (s == COT_OK) s = c.to_gguf ? to_gguf(&c, out, err) : to_folder(&c, out, err);
+    if (s == COT_OK) say_what_differs(&c, out);
     cot__gguf_writer_abort(&c.gguf);
     cot__convert_split_free(&c.split);
     cot__pool_free(&c.pool);

@@ -15,6 +15,7 @@ enum { COT__JOB_SLOTS = 4 };
 typedef enum cot__job_kind {
     COT__JOB_COPY,   /* a tensor of the source, row by row */
     COT__JOB_SLOT,   /* slots of the description, put together */
+    COT__JOB_LATENT, /* kv_b of latent attention, joined from attn_k_b (turned) and attn_v_b */
     COT__JOB_VALUES, /* numbers that are computed, F32 */
     COT__JOB_ROUTER, /* of a split block */
     COT__JOB_GATE,
@@ -58,6 +59,7 @@ typedef struct cot__convert {
     cot__arch *arch;
     cot__store *store; /* renewed for each tensor, so that derived data does not gather */
     cot__pool *pool;
+    int wider; /* tensors whose rows are no whole blocks of the wanted format */
     cot__arena *arena;
     cot__job *jobs;
     size_t n_jobs, cap_jobs;
@@ -72,8 +74,7 @@ typedef struct cot__convert {
 cot__job *cot__convert_add(cot__convert *c, cot__job_kind kind, const char *name, cot_error *err);
 bool cot__convert_is_quantized(cot_type type);
 /* Type that a tensor of a source type gets by the options. */
-cot_type cot__convert_type(const cot__convert *c, const char *name, cot_type from, int64_t rows,
-                           int64_t cols);
+cot_type cot__convert_type(cot__convert *c, const char *name, cot_type from, int64_t rows, int64_t cols);
 cot_status cot__convert_store(cot__convert *c, cot_error *err); /* a fresh one */
 
 /* Rows of a view to the output: row i is row order[i] of v, its column j is column cols[j]; NULL: all, as
@@ -86,6 +87,7 @@ cot_status cot__convert_bytes(cot__convert *c, const void *bytes, size_t n, cot_
 cot_status cot__convert_plan_copy(cot__convert *c, cot_error *err);  /* GGUF to GGUF */
 cot_status cot__convert_plan_slots(cot__convert *c, cot_error *err); /* from one container to the other */
 cot_status cot__convert_plan_split(cot__convert *c, cot_error *err); /* replaces dense blocks */
+cot_status cot__convert_latent_job(cot__convert *c, const cot__job *j, cot_error *err);
 cot_status cot__convert_slot_job(cot__convert *c, const cot__job *job, cot_error *err);
 cot_status cot__convert_split_job(cot__convert *c, const cot__job *job, cot_error *err);
 void cot__convert_split_free(cot__split *split);

@@ -136,21 +136,72 @@ static int number(const cot__convert *c, const char *name) {
     return p && p->kind == COT__PARAM_NUMBER && p->number >= 0 && p->number <= 1 << 20 ? (int)p->number : 0;
 }
 
-/* A latent attention's keys and values that the file keeps apart would have to be joined. */
-static cot_status check_latent(cot__convert *c, cot_error *err) {
+/* A latent attention whose keys and values the file keeps apart: a folder has them in one matrix, head by
+ * head, nope rows of keys and then those of values. Heads, and the views of one layer; false where nothing is
+ * to be joined. */
+static cot_status latent_parts(cot__convert *c, int layer, int64_t *heads, cot_view *k, cot_view *v,
+                               bool *join, cot_error *err) {
     cot__bind b = {.arch = c->arch, .store = c->store};
-    if (c->to_gguf || !cot__slot_exists(&b, "attn_k_b", 0) || cot__slot_exists(&b, "attn_kv_b", 0))
+    *join =
+        !c->to_gguf && cot__slot_exists(&b, "attn_k_b", layer) && !cot__slot_exists(&b, "attn_kv_b", layer);
+    if (!*join) return COT_OK;
+    COT_TRY(cot__slot_view(&b, "attn_k_b", layer, -1, k, NULL, err));
+    COT_TRY(cot__slot_need(&b, "attn_v_b", layer, -1, -1, -1, v, err));
+    int64_t rank = number(c, "kv_rank");
+    *heads = rank ? k->rows / rank : 0;
+    if (*heads < 1 || k->rows % rank || v->cols != rank || v->rows % *heads)
+        return cot__fail(err, COT_FORMAT, c->source->path, "attn_k_b", "layer %d: does not fit attn_v_b",
+                         layer);
+    return COT_OK;
+}
+
+static cot_status plan_latent(cot__convert *c, int layer, cot_error *err) {
+    const json_t *spec =
+        json_object_get(json_object_get(json_object_get(c->arch->doc, "tensors"), "attn_kv_b"), "hf");
+    char name[COT__SLOT_NAME];
+    cot_view k, v;
+    int64_t heads = 0;
+    bool join;
+    COT_TRY(latent_parts(c, layer, &heads, &k, &v, &join, err));
+    if (!join || !json_is_string(spec) || !cot__slot_expand(json_string_value(spec), layer, -1, false, name))
         return COT_OK;
-    return cot__fail(err, COT_UNSUPPORTED, c->source->path, "attn_k_b",
-                     "latent attention with separate keys and values is not written to folders; use the "
-                     "model's original folder, or a GGUF that has attn_kv_b");
+    cot__job *j = cot__convert_add(c, COT__JOB_LATENT, name, err);
+    if (!j) return COT_NO_MEMORY;
+    j->layer = layer;
+    j->n_dims = 2;
+    j->dims[0] = v.cols;
+    j->dims[1] = heads * k.cols + v.rows;
+    j->type = cot__convert_type(c, name, k.type, j->dims[1], j->dims[0]);
+    return COT_OK;
+}
+
+cot_status cot__convert_latent_job(cot__convert *c, const cot__job *j, cot_error *err) {
+    cot_view k, v;
+    int64_t heads = 0;
+    bool join;
+    COT_TRY(latent_parts(c, j->layer, &heads, &k, &v, &join, err));
+    int64_t rank = v.cols, nope = k.cols, dv = v.rows / heads, rows = nope + dv;
+    float *m = cot__alloc_array((size_t)(rows * rank), sizeof *m),
+          *row = cot__alloc_array((size_t)nope, sizeof *row);
+    cot_status s = m && row ? COT_OK : cot__fail_memory(err, (size_t)(rows * rank) * sizeof *m);
+    for (int64_t h = 0; h < heads && s == COT_OK; h++) {
+        for (int64_t r = 0; r < rank; r++) {
+            cot__view_row(&k, h * rank + r, row);
+            for (int64_t i = 0; i < nope; i++) m[i * rank + r] = row[i];
+        }
+        for (int64_t i = 0; i < dv; i++) cot__view_row(&v, h * dv + i, m + (nope + i) * rank);
+        cot_view head = cot__view_make(m, COT_F32, rows, rank);
+        s = cot__convert_rows(c, &head, rows, NULL, rank, NULL, j->type, 0, err);
+    }
+    cot__free(m);
+    cot__free(row);
+    return s;
 }
 
 cot_status cot__convert_plan_slots(cot__convert *c, cot_error *err) {
     json_t *tensors = json_object_get(c->arch->doc, "tensors"), *spec;
     const char *slot;
     int n_experts = number(c, "n_expert"), tied = number(c, "tied");
-    COT_TRY(check_latent(c, err));
     for (int layer = -1; layer < c->n_layer; layer++) {
         COT_TRY(cot__convert_store(c, err)); /* views made for their shapes */
         json_object_foreach(tensors, slot, spec) {
@@ -161,6 +212,7 @@ cot_status cot__convert_plan_slots(cot__convert *c, cot_error *err) {
                 continue;
             COT_TRY(plan_slot(c, slot, spec, layer, n_experts, err));
         }
+        if (layer >= 0) COT_TRY(plan_latent(c, layer, err));
     }
     if (c->to_gguf) COT_TRY(cot__convert_rope_tensors(c, err));
     return COT_OK;

@@ -148,6 +148,25 @@ static void writes_configs_of_transformers(void **state) {
     golden_remove(dir);
 }
 
+/* Keys and values of latent attention that the file keeps apart become the one matrix of a folder. */
+static void joins_latent_attention(void **state) {
+    static const char *const names[] = {"deepseek2", "deepseek2-lite", "deepseek3", "deepseek3-plain"};
+    char dir[64], folder[128], gguf[300];
+    (void)state;
+    for (size_t i = 0; i < sizeof names / sizeof *names;
+         i++) { /* llama.cpp's files have attn_k_b and attn_v_b */
+        golden_case g;
+        golden_temp(dir);
+        golden_open(&g, names[i]);
+        snprintf(folder, sizeof folder, "%s/back", dir);
+        snprintf(gguf, sizeof gguf, "%s/model.gguf", g.folder);
+        must_convert(gguf, folder, NULL);
+        compare(&g, gguf, folder);
+        golden_close(&g);
+        golden_remove(dir);
+    }
+}
+
 /* A description of the user's own goes with the file, and so does what it reads from the config alone; which
  * class a folder is of, it does not inherit. */
 static void own_descriptions_travel(void **state) {
@@ -359,10 +378,15 @@ static void declines(void **state) {
 int main(void) {
     golden_list();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(goes_to_gguf_and_back),   cmocka_unit_test(writes_configs_of_transformers),
-        cmocka_unit_test(own_descriptions_travel), cmocka_unit_test(names_windowed_layers),
-        cmocka_unit_test(writes_every_type),       cmocka_unit_test(chooses_types_by_part),
-        cmocka_unit_test(splits_a_dense_model),    cmocka_unit_test(declines),
+        cmocka_unit_test(goes_to_gguf_and_back),
+        cmocka_unit_test(writes_configs_of_transformers),
+        cmocka_unit_test(joins_latent_attention),
+        cmocka_unit_test(own_descriptions_travel),
+        cmocka_unit_test(names_windowed_layers),
+        cmocka_unit_test(writes_every_type),
+        cmocka_unit_test(chooses_types_by_part),
+        cmocka_unit_test(splits_a_dense_model),
+        cmocka_unit_test(declines),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
