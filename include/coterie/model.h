@@ -132,6 +132,10 @@ COT_API bool cot_token_is_end(const cot_model *model, int32_t id);
 COT_API cot_status cot_chat_render(const cot_model *model, const char *messages_json,
                                    bool add_generation_prompt, char **text, size_t *len, cot_error *err);
 
+/* What a file or folder holds, whether its family is known or not: container, class, the metadata of a GGUF,
+ * every tensor; one a line. Freed by cot_free. */
+COT_API cot_status cot_contents(const char *path, char **text, cot_error *err);
+
 /* Frees what the library handed out as "freed by cot_free"; NULL is allowed. */
 COT_API void cot_free(void *p);
 

@@ -102,7 +102,13 @@ int cmd_inspect(int argc, char **argv) {
     int code = cli_parse("inspect", argc, argv, options, &c, words, &n_words);
     if (code >= 0) return code;
     cot_model *m = NULL;
-    if ((code = cli_open(&m, &c)) >= 0) return code;
+    if ((code = cli_open(&m, &c)) >= 0) { /* after its message: what is there all the same */
+        char *text = NULL;
+        if (tensors && !c.json && code == EXIT_FAILED && cot_contents(c.model, &text, NULL) == COT_OK)
+            fputs(text, stdout);
+        cot_free(text);
+        return code;
+    }
     cot_model_info info;
     uint64_t kv = 0, buffers = 0;
     cot_error err = {0};

@@ -1,8 +1,12 @@
-/* Owns: telling what a description came to for one model: every parameter's value and the steps of each
- * layer. For people who write descriptions, and for tests that compare two of them. */
+/* Owns: telling what a description came to for one model, every parameter's value and the steps of each
+ * layer, and what a file holds that has none. For people who write descriptions, and for tests that compare
+ * two of them. */
 #include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "model/internal.h"
 
@@ -100,4 +104,54 @@ cot_status cot_model_describe(const cot_model *m, char **out, cot_error *err) {
     if (!copy) return cot__fail_memory(err, m->n_steps * 256);
     *out = copy;
     return COT_OK;
+}
+
+/* ---- what is there, known or not ---- */
+
+COT_PRINTF(2, 3) static bool put_line(cot__buf *b, const char *format, ...) {
+    char line[512];
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    if (n < 0) return false;
+    size_t len = (size_t)n < sizeof line ? (size_t)n : sizeof line - 1;
+    for (size_t i = 0; i < len; i++) /* names come from the file */
+        if ((unsigned char)line[i] < 32 || line[i] == 127) line[i] = '?';
+    return cot__buf_put(b, line, len) && cot__buf_put(b, "\n", 1);
+}
+
+static bool put_key(cot__buf *b, const cot__gguf_kv *kv) {
+    double x;
+    if (kv->type == COT_GGUF_ARRAY)
+        return put_line(b, "%s: a list of %llu", kv->key, (unsigned long long)kv->count);
+    if (kv->type == COT_GGUF_STRING)
+        return put_line(b, "%s: %.*s", kv->key, kv->str.len < 200 ? (int)kv->str.len : 200, kv->str.s);
+    return !cot__gguf_f64(kv, 0, &x) || put_line(b, "%s: %.9g", kv->key, x);
+}
+
+cot_status cot_contents(const char *path, char **text, cot_error *err) {
+    cot__source *src = NULL;
+    cot__buf b = {.max = 256 << 20};
+    cot__error_clear(err);
+    COT_TRY(cot__source_open(&src, path, err));
+    bool ok = src->is_gguf
+                  ? put_line(&b, "GGUF v%d, architecture %s", cot__gguf_version(src->gguf), src->arch)
+                  : put_line(&b, "safetensors, class %s", src->arch);
+    for (size_t i = 0; ok && src->is_gguf && i < cot__gguf_kv_count(src->gguf); i++)
+        ok = put_key(&b, cot__gguf_kv_at(src->gguf, i));
+    for (size_t i = 0; ok && i < src->tensors->n_tensors; i++) {
+        const cot__tensor *t = &src->tensors->tensors[i];
+        char dims[128] = "";
+        for (int d = 0; d < t->n_dims; d++) {
+            size_t n = strlen(dims);
+            snprintf(dims + n, sizeof dims - n, "%s%lld", d ? " × " : "", (long long)t->dims[d]);
+        }
+        ok = put_line(&b, "%-48s %-8s %s", t->name, cot_type_name(t->raw_type), dims);
+    }
+    ok = ok && cot__buf_put(&b, "", 1);
+    cot__source_close(&src);
+    *text = ok ? b.data : NULL;
+    if (!ok) cot__buf_free(&b);
+    return ok ? COT_OK : cot__fail_memory(err, b.len);
 }

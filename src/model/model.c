@@ -41,9 +41,17 @@ cot_status cot_model_open(cot_model **out, const char *path, const cot_model_opt
     if (s == COT_OK) s = cot__model_load_text(m, err);
     if (s == COT_OK) s = cot__model_predict(m, o.predict, err);
     if (s == COT_OK) cot__model_budget(m);
-    if (s != COT_OK) cot_model_close(&m);
-    else *out = m;
-    return s;
+    if (s != COT_OK) {
+        cot_model_close(&m);
+        return s;
+    }
+    static const char *const where[] = {
+        "", "mapped", "in memory", "streamed", "streamed, whole layers", "simulated"};
+    cot__log(COT_LOG_INFO, "%s: %s, description %s, weights %s%s", path,
+             m->source->is_gguf ? "GGUF" : "safetensors", m->arch->name, where[m->residency],
+             o.repack ? ", repacked" : "");
+    *out = m;
+    return COT_OK;
 }
 
 void cot_model_close(cot_model **model) {

@@ -116,9 +116,18 @@ cot_status cot_session_create(cot_session **out, const cot_model *m, const cot_s
             !s->row_generated)
             st = cot__fail_memory(err, rows * 24);
     }
-    if (st != COT_OK) cot_session_free(&s);
-    else *out = s;
-    return st;
+    if (st != COT_OK) {
+        cot_session_free(&s);
+        return st;
+    }
+    if (m->n_ctx_train > 0 && s->opt.n_ctx > m->n_ctx_train)
+        cot__log(COT_LOG_WARN,
+                 "a context of %d is more than the %lld positions that the model was trained for",
+                 s->opt.n_ctx, (long long)m->n_ctx_train);
+    cot__log(COT_LOG_INFO, "session: context %d, KV cache %s, %d threads, kernels %s", s->opt.n_ctx,
+             cot_type_name(s->opt.kv_type), cot__pool_threads(s->pool), s->kernels->level);
+    *out = s;
+    return COT_OK;
 }
 
 void cot_session_free(cot_session **session) {

@@ -143,6 +143,12 @@ rm "$dir/broken/tokenizer.json"
 cp "$dir/broken.json" "$dir/broken/tokenizer.json"
 "$binary" tokenize "$dir/broken" -p x >/dev/null 2>"$dir/err"
 [ "$(wc -l <"$dir/err")" -eq 1 ] || fail "a broken tokenizer: $(cat "$dir/err")"
+# a family that nobody knows: the error, and what the file holds
+mkdir "$dir/unknown"
+ln -s "$PWD/tests/golden/noise/hf/model.safetensors" "$dir/unknown/"
+printf '{"architectures": ["NobodyForCausalLM"]}' >"$dir/unknown/config.json"
+"$binary" inspect "$dir/unknown" --tensors >"$dir/out" 2>"$dir/err"
+[ $? -eq 1 ] && grep -q 'NobodyForCausalLM' "$dir/err" && grep -q '^model.embed_tokens.weight .*64 × 384' "$dir/out" || fail "inspect of an unknown family"
 printf 'version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n' >"$dir/lfs.gguf"
 expect 1 'git lfs pull' inspect "$dir/lfs.gguf"
 expect 2 'equal groups' run $model -p a --beams 4 --groups 3
