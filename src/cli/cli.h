@@ -53,11 +53,13 @@ bool cli_progress(void *user, const char *what, uint64_t done, uint64_t total);
 /* Shows nothing and stops at an interrupt all the same: what --quiet takes instead. */
 bool cli_silent(void *user, const char *what, uint64_t done, uint64_t total);
 /* Interrupts set this; commands stop at the next chance. A second interrupt ends the process. */
-extern volatile int cli_interrupted;
+extern volatile int cli_interrupted, cli_ever_interrupted; /* the second is never taken back */
 void cli_catch_interrupts(void);
 
 /* "1,2,3" to ids, freed by free. Returns false after a message. */
 bool cli_ids(const char *text, int32_t **ids, size_t *n);
+/* Text to standard output at once; an interrupt in between loses nothing. */
+void cli_put(const char *text, size_t n);
 /* A whole file, or standard input for "-"; freed by free. */
 bool cli_read(const char *path, char **text, size_t *n);
 

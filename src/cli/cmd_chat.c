@@ -55,8 +55,7 @@ static void forget(talk *t) {
 static bool put(void *user, const char *text, size_t n, int32_t token) {
     talk *t = user;
     if (!t->json) {
-        fwrite(text, 1, n, stdout);
-        fflush(stdout);
+        cli_put(text, n);
     }
     return append(&t->answer, &t->n_answer, &t->cap_answer, text, n) && !cli_interrupted;
 }

@@ -51,8 +51,7 @@ static bool grow(void **p, size_t *cap, size_t need, size_t size) {
 static bool put(void *user, const char *text, size_t n, int32_t token) {
     sink *s = user;
     if (!s->json) {
-        fwrite(text, 1, n, stdout);
-        fflush(stdout);
+        cli_put(text, n);
         return !cli_interrupted && !ferror(stdout);
     }
     if (!grow((void **)&s->text, &s->cap, s->n + n + 1, 1) ||

@@ -9,10 +9,11 @@
 #include "base/pool.h"
 #include "cli/cli.h"
 
-volatile int cli_interrupted;
+volatile int cli_interrupted, cli_ever_interrupted;
 
 static void on_interrupt(int sig) {
     if (cli_interrupted) _exit(EXIT_INTERRUPTED);
+    cli_ever_interrupted = 1;
     cli_interrupted = 1;
 }
 
@@ -93,6 +94,16 @@ int cli_open(cot_model **out, const cli_common *c) {
         return cli_usage("no MODEL is given: a GGUF file, the first of a split, or a Hugging Face folder");
     catch_bus_errors(c->model);
     return cot_model_open(out, c->model, &o, &err) == COT_OK ? -1 : cli_fail(&err);
+}
+
+void cli_put(const char *text, size_t n) {
+    errno = 0;
+    size_t done = fwrite(text, 1, n, stdout);
+    while ((done < n || fflush(stdout) != 0) && errno == EINTR) {
+        clearerr(stdout);
+        errno = 0;
+        done += fwrite(text + done, 1, n - done, stdout);
+    }
 }
 
 bool cli_ids(const char *text, int32_t **ids, size_t *n) {

@@ -38,6 +38,7 @@ static void log_line(void *user, cot_log_level level, const char *line) {
 
 /* What was printed has arrived, or the command failed. */
 static int printed(int code) {
+    if (cli_ever_interrupted) clearerr(stdout); /* an interrupt may have stopped a write */
     if (fflush(stdout) == 0 && !ferror(stdout)) return code;
     fprintf(stderr, "error: standard output: cannot write: %s\n", strerror(errno));
     return code == EXIT_OK ? EXIT_FAILED : code;
