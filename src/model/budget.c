@@ -12,8 +12,8 @@
 enum {
     MIB = 1 << 20,
     LOW = 128 * MIB,
-    SLACK = 12 * MIB
-}; /* stacks, pages of code not touched yet, the allocator's own */
+    SLACK = 16 * MIB
+}; /* stacks, pages of code not touched yet, the allocator's own, the end of a huge page */
 
 typedef struct cot__budget {
     pthread_mutex_t lock;

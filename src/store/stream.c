@@ -33,9 +33,9 @@ cot_status cot__stream_create(cot__stream **out, cot__store *store, cot_error *e
     return st;
 }
 
-static void free_slot(cot__slot *k) {
+static void free_slot(cot__stream *s, cot__slot *k) {
     if (!k) return;
-    cot__pages_free(k->memory, k->bytes);
+    if (k->memory) cot__slab_give(&s->slab, k->memory);
     cot__free(k->reads);
     cot__free(k);
 }
@@ -44,8 +44,9 @@ void cot__stream_free(cot__stream **stream) {
     if (!stream || !*stream) return;
     cot__stream *s = *stream;
     cot__aio_free(&s->aio); /* nothing arrives any more */
-    for (int32_t i = 0; i < s->cache.n; i++) free_slot(s->slot[i]);
-    free_slot(s->spare);
+    for (int32_t i = 0; i < s->cache.n; i++) free_slot(s, s->slot[i]);
+    free_slot(s, s->spare);
+    cot__slab_free(&s->slab);
     for (int i = 0; s->files && i < s->store->set->n_files; i++)
         if (s->files[i].base) munmap(s->files[i].base, s->files[i].bytes);
     if (s->derived.base) munmap(s->derived.base, s->derived.bytes);
@@ -87,7 +88,7 @@ static void evict(cot__stream *s, int32_t i) {
     cot__cache_remove(&s->cache, i);
     set_views(s, i, NULL);
     s->slot[i] = NULL;
-    free_slot(s->spare);
+    free_slot(s, s->spare);
     s->spare = k;
     s->evicted++;
 }
@@ -121,7 +122,7 @@ static void shrink(cot__stream *s) {
         evict(s, i);
     }
     if (s->spare && used(s) + s->spare->bytes > s->capacity) {
-        free_slot(s->spare);
+        free_slot(s, s->spare);
         s->spare = NULL;
     }
 }
@@ -145,26 +146,26 @@ static cot_status take_slot(cot__stream *s, int32_t i, cot__slot **out, cot_erro
     const cot__streamed *x = &s->expert[i];
     cot__slot *k = s->spare;
     s->spare = NULL;
-    if (k && k->bytes != x->bytes) free_slot(k), k = NULL;
+    if (k && k->bytes != x->bytes) free_slot(s, k), k = NULL;
     if (!k) {
         k = cot__alloc_zero(1, sizeof *k);
         if (!k) return cot__fail_memory(err, sizeof *k);
         k->bytes = x->bytes;
-        k->memory = cot__pages_alloc(x->bytes);
+        k->memory = cot__slab_take(&s->slab, x->bytes);
     }
     if (k->cap_reads < x->n_segments) {
         cot__read *r = cot__realloc_array(k->reads, (size_t)x->n_segments, sizeof *r);
         if (r) k->reads = r, k->cap_reads = x->n_segments;
     }
     if (!k->memory || k->cap_reads < x->n_segments) {
-        free_slot(k);
+        free_slot(s, k);
         return cot__fail_memory(err, x->bytes);
     }
     if (s->n_loading == s->cap_loading) {
         size_t cap = s->cap_loading ? (size_t)s->cap_loading * 2 : 256;
         cot__slot **p = cot__realloc_array(s->loading, cap, sizeof *p);
         if (!p) {
-            free_slot(k);
+            free_slot(s, k);
             return cot__fail_memory(err, cap * sizeof *p);
         }
         s->loading = p;

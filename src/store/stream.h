@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "store/slab.h"
 #include "store/store.h"
 
 typedef struct cot__bank {
@@ -76,6 +77,7 @@ typedef struct cot__stream {
     size_t n_made, cap_made;
     cot__slot **loading;
     int n_loading, cap_loading, n_urgent;
+    cot__slab slab;   /* memory of the slots */
     cot__slot *spare; /* of the last one evicted, for the next of the same size */
     uint64_t capacity, smallest, all;
     cot__wish *certain, *guess;
