@@ -40,12 +40,22 @@ static void free_slot(cot__stream *s, cot__slot *k) {
     cot__free(k);
 }
 
+/* Spare slots go until no more than so many bytes of them are left. */
+static void trim(cot__stream *s, uint64_t most) {
+    while (s->spare && s->spare_bytes > most) {
+        cot__slot *k = s->spare;
+        s->spare = k->next;
+        s->spare_bytes -= k->bytes;
+        free_slot(s, k);
+    }
+}
+
 void cot__stream_free(cot__stream **stream) {
     if (!stream || !*stream) return;
     cot__stream *s = *stream;
     cot__aio_free(&s->aio); /* nothing arrives any more */
     for (int32_t i = 0; i < s->cache.n; i++) free_slot(s, s->slot[i]);
-    free_slot(s, s->spare);
+    trim(s, 0);
     cot__slab_free(&s->slab);
     for (int i = 0; s->files && i < s->store->set->n_files; i++)
         if (s->files[i].base) munmap(s->files[i].base, s->files[i].bytes);
@@ -88,8 +98,9 @@ static void evict(cot__stream *s, int32_t i) {
     cot__cache_remove(&s->cache, i);
     set_views(s, i, NULL);
     s->slot[i] = NULL;
-    free_slot(s, s->spare);
+    k->next = s->spare;
     s->spare = k;
+    s->spare_bytes += k->bytes;
     s->evicted++;
 }
 
@@ -121,10 +132,7 @@ static void shrink(cot__stream *s) {
         if (i < 0) break;
         evict(s, i);
     }
-    if (s->spare && used(s) + s->spare->bytes > s->capacity) {
-        free_slot(s, s->spare);
-        s->spare = NULL;
-    }
+    trim(s, s->capacity > used(s) ? s->capacity - used(s) : 0);
 }
 
 static bool make_room(cot__stream *s, int32_t i, bool hint) {
@@ -144,10 +152,13 @@ static bool make_room(cot__stream *s, int32_t i, bool hint) {
 
 static cot_status take_slot(cot__stream *s, int32_t i, cot__slot **out, cot_error *err) {
     const cot__streamed *x = &s->expert[i];
-    cot__slot *k = s->spare;
-    s->spare = NULL;
-    if (k && k->bytes != x->bytes) free_slot(s, k), k = NULL;
-    if (!k) {
+    cot__slot **at = &s->spare, *k;
+    while (*at && (*at)->bytes != x->bytes) at = &(*at)->next;
+    if ((k = *at)) {
+        *at = k->next;
+        s->spare_bytes -= k->bytes;
+    } else {
+        trim(s, s->capacity - used(s) - x->bytes); /* there is room for it */
         k = cot__alloc_zero(1, sizeof *k);
         if (!k) return cot__fail_memory(err, sizeof *k);
         k->bytes = x->bytes;

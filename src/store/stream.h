@@ -37,6 +37,7 @@ typedef struct cot__streamed {
 
 /* An expert's memory while it is resident or arriving. */
 typedef struct cot__slot {
+    struct cot__slot *next; /* of the spare ones */
     char *memory;
     size_t bytes;
     cot__read *reads;
@@ -78,7 +79,8 @@ typedef struct cot__stream {
     cot__slot **loading;
     int n_loading, cap_loading, n_urgent;
     cot__slab slab;   /* memory of the slots */
-    cot__slot *spare; /* of the last one evicted, for the next of the same size */
+    cot__slot *spare; /* evicted, for the next of the same size; they count, too */
+    uint64_t spare_bytes;
     uint64_t capacity, smallest, all;
     cot__wish *certain, *guess;
     int n_certain, n_guess;
