@@ -29,11 +29,17 @@ cot_status cot__dense_map(cot__store *s, const cot__tensor *t, const void **out,
     cot__dense d = {.tensor = t, .offset = t->offset & ~(uint64_t)(COT__AIO_ALIGN - 1)};
     d.bytes =
         (size_t)(((t->offset + t->bytes + COT__AIO_ALIGN - 1) & ~(uint64_t)(COT__AIO_ALIGN - 1)) - d.offset);
+    d.base = cot__pages_alloc(d.bytes); /* a place where huge pages may lie later */
+    if (!d.base) return cot__fail_memory(err, d.bytes);
     void *p = cot__fault_hit(COT__FAULT_READ)
                   ? (errno = EIO, MAP_FAILED)
-                  : mmap(NULL, d.bytes, PROT_READ, MAP_PRIVATE, cot__file_fd(file), (off_t)d.offset);
-    if (p == MAP_FAILED) return cot__fail_errno(err, cot__file_path(file), t->name, "cannot map");
-    d.base = p;
+                  : mmap(d.base, d.bytes, PROT_READ, MAP_PRIVATE | MAP_FIXED, cot__file_fd(file),
+                         (off_t)d.offset);
+    if (p == MAP_FAILED) {
+        cot_status st = cot__fail_errno(err, cot__file_path(file), t->name, "cannot map");
+        cot__pages_free(d.base, d.bytes);
+        return st;
+    }
     s->dense[s->n_dense++] = d;
     s->resident += d.bytes;
     *out = d.base + (t->offset - d.offset);
@@ -41,7 +47,7 @@ cot_status cot__dense_map(cot__store *s, const cot__tensor *t, const void **out,
 }
 
 void cot__dense_free(cot__store *s) {
-    for (size_t i = 0; i < s->n_dense; i++) munmap(s->dense[i].base, s->dense[i].bytes);
+    for (size_t i = 0; i < s->n_dense; i++) cot__pages_free(s->dense[i].base, s->dense[i].bytes);
     cot__free(s->dense);
     s->dense = NULL;
     s->n_dense = 0;
@@ -72,6 +78,7 @@ static cot_status load_one(cot__store *s, cot__dense *d, batch *b, cot_error *er
                                                : mmap(d->base, d->bytes, PROT_READ | PROT_WRITE,
                                                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     if (p == MAP_FAILED) return cot__fail_memory(err, d->bytes);
+    (void)madvise(d->base, d->bytes, MADV_HUGEPAGE);
     size_t end = (size_t)(d->tensor->offset + d->tensor->bytes - d->offset); /* what the file must have */
     for (size_t at = 0; at < d->bytes;) {
         int n = 0;
