@@ -6,6 +6,7 @@
 
 #include "base/hash.h"
 #include "base/pool.h"
+#include "cli/cost.h"
 #include "cli/machine.h"
 #include "cli/sampling.h"
 
@@ -21,7 +22,11 @@ typedef struct figures {
     cot_residency_info before_prefill, after_prefill, before_decode,
         after_decode; /* of the last repetition */
     double prefill_seconds, decode_seconds;
+    cost_model model; /* with what the session leaves to experts */
+    double disk_gbs;  /* direct reads of an expert's part, many in flight, before and after; 0: nothing streams */
 } figures;
+
+enum { DISK_DEPTH = 24 };
 
 static int by_value(const void *a, const void *b) {
     return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b);
@@ -87,7 +92,21 @@ static int32_t longest_sequence(const plan *p) {
     return p->depth + (p->prompt > 1 + p->generate ? p->prompt : 1 + p->generate);
 }
 
-static cot_status measure(const cot_model *m, cot_session_options *so, const plan *p, const cli_common *c,
+/* What the disk gives now to reads of an expert's part, many in flight; 0: nothing streams. Its buffers are
+ * taken from the experts' room. */
+static double disk_rate(cot_model *m, const cli_common *c) {
+    cost_model k = cost_model_of(m);
+    cot_residency_info r = cli_residency(m);
+    uint64_t experts = (uint64_t)(k.info.n_sites * k.info.n_experts);
+    if (!experts || !r.io || !r.io[0] || strcmp(r.residency, "sim") == 0) return 0;
+    uint64_t part = k.expert_total / experts / 3, room = 2 * part * DISK_DEPTH;
+    bool less = r.memory > room && cot_model_set_memory(m, r.memory - room, NULL) == COT_OK;
+    double rate = cli_disk_rate(c->model, part, DISK_DEPTH);
+    if (less) (void)cot_model_set_memory(m, r.memory, NULL);
+    return rate;
+}
+
+static cot_status measure(cot_model *m, cot_session_options *so, const plan *p, const cli_common *c,
                           figures *f, cot_error *err) {
     cot_session *s = NULL;
     cot_model_info info;
@@ -97,7 +116,9 @@ static cot_status measure(const cot_model *m, cot_session_options *so, const pla
     so->n_sequences = p->batch;
     so->n_threads = c->threads;
     cot_row *rows = calloc((size_t)longest * (size_t)p->batch, sizeof *rows);
+    double before = disk_rate(m, c);
     cot_status st = rows ? cot_session_create(&s, m, so, err) : COT_NO_MEMORY;
+    if (st == COT_OK) f->model = cost_model_of(m);
     plan warm = *p; /* pages, caches and the pool's threads */
     warm.prompt = p->prompt < 16 ? p->prompt : 16;
     warm.generate = p->generate < 4 ? p->generate : 4;
@@ -113,6 +134,8 @@ static cot_status measure(const cot_model *m, cot_session_options *so, const pla
     if (!cli_trace_end() && st == COT_OK)
         st = COT_IO, snprintf(err->message, sizeof err->message, "the record is not complete");
     cot_session_free(&s);
+    double after = before > 0 && st == COT_OK ? disk_rate(m, c) : 0;
+    f->disk_gbs = after > 0 ? (before + after) / 2 : before;
     free(rows);
     return st;
 }
@@ -138,6 +161,39 @@ static bool quantised(const cot_model *m) {
     return whole > real;
 }
 
+/* The limit that decode or a prompt has: the missing bytes, were choices uniform, at the disk's rate, or the
+ * computation as calibrated; and what the cost model says of both together. */
+typedef struct expectation {
+    cost_point decode, prefill;
+    bool calibrated;
+} expectation;
+
+static expectation expect(const plan *p, const figures *f, const machine_limits *l, int threads) {
+    char why[512];
+    cost_machine k = {.memory_gbs = l->memory_gbs, .gflops = l->gflops, COST_SHARES};
+    expectation e = {.calibrated = cost_load(&k, threads, why, sizeof why)};
+    k.disk_gbs = f->disk_gbs;
+    e.decode = cost_decode(&f->model, &k, p->batch);
+    e.prefill = cost_prefill(&f->model, &k, p->prompt * p->batch, 512);
+    return e;
+}
+
+static void expectation_line(const char *what, const cost_point *e, double tps, double tokens, bool calibrated,
+                             double disk_gbs) {
+    double limit = tokens / (e->disk > e->compute ? e->disk : e->compute);
+    printf("  predicted%s: %9.2f tokens/s (%+.0f %%); limit %.2f by %s, of which %s reaches %.0f %%",
+           calibrated ? "" : ", shares assumed", e->tps, 100 * (e->tps / tps - 1), limit, e->bound, what,
+           100 * tps / limit);
+    if (disk_gbs > 0) printf("; disk %.2f GB/s", disk_gbs);
+    puts("");
+}
+
+static void expectation_json(const char *what, const cost_point *e, double tps, double tokens) {
+    double limit = tokens / (e->disk > e->compute ? e->disk : e->compute);
+    printf(", \"predicted_%s_tps\": %.3f, \"%s_limit_tps\": %.3f, \"%s_share\": %.4f, \"%s_bound\": \"%s\"", what,
+           e->tps, what, limit, what, tps / limit, what, e->bound);
+}
+
 static int report(const cot_model *m, const plan *p, figures *f, const machine_limits *limits,
                   const cli_common *c, int threads) {
     cot_model_info i;
@@ -152,6 +208,7 @@ static int report(const cot_model *m, const plan *p, figures *f, const machine_l
     double decode_gbs = decode / p->batch * bytes / 1e9, prefill_gops = prefill * prompt_ops / 1e9;
     bool whole = quantised(m);
     double limit = whole ? l.int8_gops : l.gflops;
+    expectation e = expect(p, f, limits, threads);
     if (c->json) {
         printf(
             "{\"prefill_tps\": %.3f, \"decode_tps\": %.3f, \"prompt\": %d, \"generate\": %d, \"batch\": %d, \"depth\": %d, \"reps\": %d, \"threads\": %d, \"bytes_per_step\": %.0f, \"ops_per_token\": %.0f, "
@@ -159,6 +216,10 @@ static int report(const cot_model *m, const plan *p, figures *f, const machine_l
             prefill, decode, p->prompt, p->generate, p->batch, p->depth, p->reps, threads, bytes, ops,
             prompt_ops, decode_gbs, prefill_gops, l.memory_gbs, l.gflops, l.int8_gops,
             whole ? "int8" : "f32");
+        printf(", \"calibrated\": %s, \"disk_gbs\": %.3f, \"uniform_hit_rate\": %.4f", e.calibrated ? "true" : "false",
+               f->disk_gbs, e.decode.hit_rate);
+        if (p->prompt) expectation_json("prefill", &e.prefill, prefill, (double)p->prompt * p->batch);
+        if (p->generate) expectation_json("decode", &e.decode, decode, p->batch);
         if (p->generate)
             cli_memory_json(&f->before_decode, &f->after_decode, (double)p->generate * p->batch,
                             f->decode_seconds);
@@ -172,11 +233,14 @@ static int report(const cot_model *m, const plan *p, figures *f, const machine_l
                p->prompt, p->depth ? " at depth" : "", prefill, prompt_ops / 1e9, prefill_gops,
                100 * prefill_gops / limit, whole ? "8-bit" : "F32");
     if (p->prompt)
+        expectation_line("this", &e.prefill, prefill, (double)p->prompt * p->batch, e.calibrated, f->disk_gbs);
+    if (p->prompt)
         cli_memory_line(&f->before_prefill, &f->after_prefill, (double)p->prompt * p->batch,
                         f->prefill_seconds);
     if (p->generate)
         printf("decode  %4d, batch %d: %9.2f tokens/s   %.1f MB a step, %.1f GB/s, %.0f %% of memory read\n",
                p->generate, p->batch, decode, bytes / 1e6, decode_gbs, 100 * decode_gbs / l.memory_gbs);
+    if (p->generate) expectation_line("this", &e.decode, decode, p->batch, e.calibrated, f->disk_gbs);
     fflush(stdout);
     if (p->generate)
         cli_memory_line(&f->before_decode, &f->after_decode, (double)p->generate * p->batch,
@@ -185,15 +249,37 @@ static int report(const cot_model *m, const plan *p, figures *f, const machine_l
     return EXIT_OK;
 }
 
+/* What a run of the model itself reaches, kept for plan and bench. */
+static int calibrate(const cli_common *c, const machine_limits *l, int threads, cost_machine *k, char **path) {
+    cot_model *m = NULL;
+    cot_session_options so;
+    cot_error err = {0};
+    int code = cli_open(&m, c);
+    if (code >= 0) return code;
+    cot_session_defaults(&so);
+    so.n_threads = c->threads;
+    *k = (cost_machine){.memory_gbs = l->memory_gbs, .gflops = l->gflops, COST_SHARES};
+    k->disk_gbs = disk_rate(m, c);
+    cot_status st = cost_measure(m, &so, k, &err);
+    if (st == COT_OK) st = cost_save(k, threads, path, &err);
+    cot_model_close(&m);
+    return st == COT_OK ? -1 : cli_fail(&err);
+}
+
 static int machine(const cli_common *c, const char *path) {
     machine_limits l;
-    int threads = c->threads ? c->threads : cot__cpu_cores();
+    cost_machine k = {COST_SHARES};
+    char *kept = NULL;
+    int threads = c->threads ? c->threads : cot__cpu_cores(), code;
     machine_measure(&l, threads, true);
-    if (path) machine_disk(&l, path);
+    machine_disk(&l, path);
+    if (c->model && (code = calibrate(c, &l, threads, &k, &kept)) >= 0) return code;
     if (c->json)
         printf("{\"threads\": %d, \"memory_gbs\": %.3f, \"memory_gbs_1\": %.3f, \"f32_gflops\": %.3f, "
-               "\"int8_gops\": %.3f, \"int8_how\": \"%s\", \"disk_gbs\": %.3f}\n",
-               threads, l.memory_gbs, l.memory_gbs_1, l.gflops, l.int8_gops, l.int8_how, l.disk_gbs);
+               "\"int8_gops\": %.3f, \"int8_how\": \"%s\", \"disk_gbs\": %.3f, \"calibrated\": %s, \"memory_share\": %.3f, "
+               "\"arithmetic_share\": %.3f, \"overlap\": %.3f, \"overlap_prompt\": %.3f}\n",
+               threads, l.memory_gbs, l.memory_gbs_1, l.gflops, l.int8_gops, l.int8_how, l.disk_gbs,
+               kept ? "true" : "false", k.memory_share, k.arithmetic_share, k.overlap, k.overlap_prompt);
     else {
         printf("threads %d\nmemory read %.1f GB/s, by one thread %.1f GB/s\n"
                "arithmetic %.0f GFLOPS (F32 fused multiply-adds)\n"
@@ -201,7 +287,13 @@ static int machine(const cli_common *c, const char *path) {
                threads, l.memory_gbs, l.memory_gbs_1, l.gflops, l.int8_gops, l.int8_how);
         if (l.disk_gbs > 0) printf("disk read   %.2f GB/s (direct)\n", l.disk_gbs);
         else puts("disk read   not measured: /var/tmp takes no file for it; give a MODEL to read");
+        if (kept)
+            printf("this model reaches %.0f %% of memory read, %.0f %% of F32 arithmetic; reading and computing overlap "
+                   "by %.0f %% in decode, %.0f %% in prompts; kept in %s for plan and bench\n",
+                   100 * k.memory_share, 100 * k.arithmetic_share, 100 * k.overlap, 100 * k.overlap_prompt, kept);
+        else puts("give a MODEL to calibrate plan and bench by");
     }
+    free(kept);
     return EXIT_OK;
 }
 

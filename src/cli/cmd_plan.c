@@ -2,20 +2,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/hash.h"
 #include "base/pool.h"
 #include "cli/cost.h"
 #include "cli/machine.h"
 #include "cli/sampling.h"
 
-enum { PURPOSE_PLAN = 3 };
-
 typedef struct sizes {
     uint64_t memory, base, fixed, kv, buffers, expert, least;
     cost_model cost;
 } sizes;
-
-static bool drop(void *user, size_t row, const float *logits, int64_t n) { return !cli_interrupted; }
 
 /* What a session of this kind needs, and what is left for experts. */
 static cot_status lay_out(const cot_model *m, const cot_session_options *so, sizes *z, cot_error *err) {
@@ -37,69 +32,28 @@ static cot_status lay_out(const cot_model *m, const cot_session_options *so, siz
     return COT_OK;
 }
 
-/* A short run of the model itself: which shares of the machine's limits it reaches here. */
-static cot_status measure(const cot_model *m, const cot_session_options *so, const sizes *z, cost_machine *c,
-                          cot_error *err) {
-    enum { ROWS = 64, STEPS = 8 };
-    cot_session *s = NULL;
-    cot_row rows[ROWS];
-    cost_machine ideal = *c;
-    ideal.memory_share = ideal.arithmetic_share = 1;
-    ideal.overlap = 0;
-    ideal.disk_gbs = 0;
-    cot_status st = cot_session_create(&s, m, so, err);
-    for (int part = 0; part < 3 && st == COT_OK; part++) { /* the first fills the cache */
-        for (int i = 0; i < ROWS; i++)
-            rows[i] = (cot_row){(int32_t)(cot__random_u64(1, PURPOSE_PLAN, (uint64_t)part, (uint64_t)i) %
-                                          (uint64_t)z->cost.info.n_vocab),
-                                0, COT_ROLE_PROMPT, i + 1 == ROWS};
-        st = cot_sequence_cut(s, 0, 0, err);
-        cot_residency_info a = cli_residency(m);
-        double t = cot__now();
-        if (st == COT_OK && part < 2) st = cot_forward(s, rows, ROWS, drop, NULL, err);
-        for (int i = 0; i < STEPS && part == 2 && st == COT_OK; i++)
-            st = cot_forward(s, &rows[i], 1, drop, NULL, err);
-        t = cot__now() - t;
-        cot_residency_info b = cli_residency(m);
-        double computing = t - (b.stall_read - a.stall_read) - (b.stall_slot - a.stall_slot);
-        if (part == 1) c->arithmetic_share = cost_prefill(&z->cost, &ideal, ROWS, ROWS).compute / computing;
-        if (part == 2) {
-            cost_point p = cost_decode(&z->cost, &ideal, 1);
-            c->memory_share = p.compute * STEPS / computing;
-            double reading =
-                       c->disk_gbs > 0 ? (double)(b.bytes_read - a.bytes_read) / (c->disk_gbs * 1e9) : 0,
-                   shorter = reading < computing ? reading : computing,
-                   longer = reading + computing - shorter;
-            if (shorter > 0.1 * longer) c->overlap = 1 - (t - longer) / shorter;
-            c->overlap = c->overlap < 0 ? 0 : c->overlap > 1 ? 1 : c->overlap;
-        }
-    }
-    cot_session_free(&s);
-    return st;
-}
-
 static void line(const char *what, uint64_t bytes, const char *note) {
     char text[32];
     printf("%-22s %12s  %s\n", what, cli_bytes(bytes, text, sizeof text), note);
 }
 
 static void json(const sizes *z, const cost_machine *c, const cost_point *p, const cost_point *d,
-                 int32_t prompt, int32_t batch) {
+                 const char *shares, int32_t prompt, int32_t batch) {
     printf(
         "{\"memory\": %llu, \"least\": %llu, \"program\": %llu, \"fixed\": %llu, \"kv\": %llu, \"buffers\": %llu, \"experts_in_memory\": %llu, \"experts_total\": %llu, \"prompt\": %d, \"batch\": %d, ",
         (unsigned long long)z->memory, (unsigned long long)z->least, (unsigned long long)z->base,
         (unsigned long long)z->fixed, (unsigned long long)z->kv, (unsigned long long)z->buffers,
         (unsigned long long)z->cost.cache, (unsigned long long)z->cost.expert_total, prompt, batch);
     printf(
-        "\"memory_gbs\": %.3f, \"f32_gflops\": %.3f, \"disk_gbs\": %.3f, \"memory_share\": %.3f, \"arithmetic_share\": %.3f, \"overlap\": %.3f, ",
-        c->memory_gbs, c->gflops, c->disk_gbs, c->memory_share, c->arithmetic_share, c->overlap);
+        "\"memory_gbs\": %.3f, \"f32_gflops\": %.3f, \"disk_gbs\": %.3f, \"memory_share\": %.3f, \"arithmetic_share\": %.3f, \"overlap\": %.3f, \"overlap_prompt\": %.3f, \"shares\": \"%s\", ",
+        c->memory_gbs, c->gflops, c->disk_gbs, c->memory_share, c->arithmetic_share, c->overlap, c->overlap_prompt, shares);
     printf(
         "\"prefill_tps\": %.3f, \"prefill_bound\": \"%s\", \"prefill_read\": %.0f, \"decode_tps\": %.3f, \"decode_bound\": \"%s\", \"decode_read\": %.0f, \"hit_rate\": %.4f, \"distinct\": %.2f}\n",
         p->tps, p->bound, p->read, d->tps, d->bound, d->read, d->hit_rate, d->distinct);
 }
 
 static int report(const cot_model *m, const cot_session_options *so, const cost_machine *machine, bool run,
-                  int32_t prompt, int32_t batch, const cli_common *c) {
+                  const char *shares, int32_t prompt, int32_t batch, const cli_common *c) {
     sizes z = {0};
     cot_error err = {0};
     cost_machine k = *machine;
@@ -112,10 +66,10 @@ static int report(const cot_model *m, const cot_session_options *so, const cost_
     }
     if (st == COT_OK && z.cost.cache < z.cost.expert_total)
         k.disk_gbs = cli_disk_rate(c->model, z.expert / 3, 24);
-    if (st == COT_OK && run) st = measure(m, so, &z, &k, &err);
+    if (st == COT_OK && run) st = cost_measure(m, so, &k, &err);
     if (st != COT_OK) return cli_fail(&err);
     cost_point p = cost_prefill(&z.cost, &k, prompt * batch, so->chunk), d = cost_decode(&z.cost, &k, batch);
-    if (c->json) return json(&z, &k, &p, &d, prompt, batch), EXIT_OK;
+    if (c->json) return json(&z, &k, &p, &d, run ? "measured" : shares, prompt, batch), EXIT_OK;
     line("budget", z.memory, c->memory ? "" : "(what is free now, less a reserve)");
     line("  program", z.base, "with tokenizer and tables");
     line("  weights, always", z.fixed, "attention, embeddings, dense and shared parts");
@@ -126,7 +80,7 @@ static int report(const cot_model *m, const cot_session_options *so, const cost_
     line("least that would do", z.least, "");
     printf(
         "machine: memory %.1f GB/s, arithmetic %.0f GFLOPS, disk %.2f GB/s; reached %s: %.0f %%, %.0f %%, overlap %.0f %%\n",
-        k.memory_gbs, k.gflops, k.disk_gbs, run ? "here" : "(assumed)", 100 * k.memory_share,
+        k.memory_gbs, k.gflops, k.disk_gbs, run ? "here" : shares, 100 * k.memory_share,
         100 * k.arithmetic_share, 100 * k.overlap);
     printf("prefill %d x %d: %.1f tokens/s, bound by %s (computing %.2f s, reading %.2f GB in %.2f s)\n",
            batch, prompt, p.tps, p.bound, p.compute, p.read / 1e9, p.disk);
@@ -163,9 +117,17 @@ int cmd_plan(int argc, char **argv) {
     so.n_sequences = batch;
     c.residency = "stream"; /* nothing is read before a session begins */
     cli_catch_interrupts();
-    machine_measure(&l, c.threads ? c.threads : cot__cpu_cores(), false);
-    cost_machine k = {.memory_gbs = l.memory_gbs, .gflops = l.gflops, COST_SHARES};
-    if ((code = cli_open(&m, &c)) < 0) code = report(m, &so, &k, run, prompt, batch, &c);
+    int threads = c.threads ? c.threads : cot__cpu_cores();
+    char why[512];
+    cost_machine k = {COST_SHARES};
+    bool known = cost_load(&k, threads, why, sizeof why);
+    if (!known) {
+        machine_measure(&l, threads, false);
+        k.memory_gbs = l.memory_gbs, k.gflops = l.gflops;
+        if (!run) fprintf(stderr, "note: %s: shares are assumed; coterie bench --machine MODEL measures them\n", why);
+    }
+    if ((code = cli_open(&m, &c)) < 0)
+        code = report(m, &so, &k, run, known ? "as calibrated" : "(assumed)", prompt, batch, &c);
     cot_model_close(&m);
     return code;
 }

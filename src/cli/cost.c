@@ -13,8 +13,18 @@
 #include "base/alloc.h"
 #include "base/hash.h"
 #include "base/pool.h"
+#include "cli/cli.h"
 
 double cost_distinct(double n, double k, double b) { return n > 0 ? n * (1 - pow(1 - k / n, b)) : 0; }
+
+cost_model cost_model_of(const cot_model *m) {
+    cost_model k = {.info = {.struct_size = sizeof k.info}};
+    cot_residency_info r = cli_residency(m);
+    cot_model_get_info(m, &k.info);
+    k.expert_total = r.expert_total;
+    k.cache = r.io && r.io[0] && r.expert_capacity < r.expert_total ? r.expert_capacity : r.expert_total;
+    return k;
+}
 
 static double held(const cost_model *m) {
     double h = m->expert_total ? (double)m->cache / (double)m->expert_total : 1;
@@ -22,9 +32,9 @@ static double held(const cost_model *m) {
 }
 
 /* Joins the two sides of a step. */
-static void join(cost_point *p, const cost_machine *c, double memory, double arithmetic) {
-    p->compute = fmax(memory, arithmetic);
-    p->seconds = fmax(p->compute, p->disk) + (1 - c->overlap) * fmin(p->compute, p->disk);
+static void join(cost_point *p, double overlap, double memory, double arithmetic) {
+    p->compute = hypot(memory, arithmetic); /* parts of a step are bound by one, parts by the other */
+    p->seconds = fmax(p->compute, p->disk) + (1 - overlap) * fmin(p->compute, p->disk);
     p->bound = p->disk > p->compute ? "disk" : arithmetic > memory ? "arithmetic" : "memory";
 }
 
@@ -43,7 +53,7 @@ cost_point cost_decode(const cost_model *m, const cost_machine *c, int32_t batch
     p.read = n > 0 ? (double)m->expert_total / n * p.distinct * (1 - p.hit_rate) : 0;
     p.disk = c->disk_gbs > 0 ? p.read / (c->disk_gbs * 1e9) : 0;
     double operations = 2.0 * (double)i->params_active * batch;
-    join(&p, c, memory_time(m, c, p.distinct), operations / (c->gflops * c->arithmetic_share * 1e9));
+    join(&p, c->overlap, memory_time(m, c, p.distinct), operations / (c->gflops * c->arithmetic_share * 1e9));
     p.tps = batch / p.seconds;
     return p;
 }
@@ -65,7 +75,7 @@ cost_point cost_prefill(const cost_model *m, const cost_machine *c, int32_t rows
         arithmetic += 2.0 * (double)i->params_active * b / (c->gflops * c->arithmetic_share * 1e9);
     }
     all.disk = c->disk_gbs > 0 ? all.read / (c->disk_gbs * 1e9) : 0;
-    join(&all, c, memory, arithmetic);
+    join(&all, c->overlap_prompt, memory, arithmetic);
     all.tps = all.seconds > 0 ? rows / all.seconds : 0;
     return all;
 }

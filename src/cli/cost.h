@@ -8,9 +8,11 @@
 typedef struct cost_machine {
     double memory_gbs, gflops, disk_gbs; /* disk: direct reads of an expert's size, many in flight */
     double memory_share, arithmetic_share;
-    double overlap; /* share of the shorter of computing and reading that hides behind the longer */
+    /* Share of the shorter of computing and reading that hides behind the longer, in decode and in prompts;
+     * below 0: reading takes longer than its bytes. */
+    double overlap, overlap_prompt;
 } cost_machine;
-#define COST_SHARES .memory_share = 0.6, .arithmetic_share = 0.6, .overlap = 0.5
+#define COST_SHARES .memory_share = 0.6, .arithmetic_share = 0.6, .overlap = 0.5, .overlap_prompt = 0.8
 
 typedef struct cost_model {
     cot_model_info info;
@@ -26,6 +28,8 @@ typedef struct cost_point {
     const char *bound;     /* "memory", "arithmetic", "disk" */
 } cost_point;
 
+/* The model as it is now: with what its sessions leave to experts. */
+cost_model cost_model_of(const cot_model *m);
 /* Distinct experts when b tokens choose k of n each, independently: n (1 − (1 − k / n)^b). */
 double cost_distinct(double n, double k, double b);
 /* One new token in each of `batch` sequences. */
@@ -33,6 +37,16 @@ cost_point cost_decode(const cost_model *m, const cost_machine *c, int32_t batch
 /* A prompt of `rows` tokens in passes of at most `chunk`; seconds, compute, disk and read are of all of them.
  */
 cost_point cost_prefill(const cost_model *m, const cost_machine *c, int32_t rows, int32_t chunk);
+
+/* The shares: a run of the model itself for some seconds, in a session with these options. c comes with the
+ * limits and, where experts stream, the disk's rate. */
+cot_status cost_measure(const cot_model *m, const cot_session_options *so, cost_machine *c, cot_error *err);
+
+/* What was measured last on this machine with so many threads, kept in the user's cache folder
+ * ($XDG_CACHE_HOME or ~/.cache, coterie/machine.json). load: false, and why in `why`, when there is none or
+ * it is another machine's; the shares are left alone then. */
+bool cost_load(cost_machine *c, int threads, char *why, size_t n);
+cot_status cost_save(const cost_machine *c, int threads, char **path, cot_error *err); /* path: freed by free */
 
 /* Direct reads of a model's file: so many bytes each, so many at once, for about a second. 0: not measurable.
  */

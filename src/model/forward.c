@@ -29,14 +29,49 @@ static cot_status rope_tables(cot__forward *f, cot_error *err) {
     return COT_OK;
 }
 
+enum { FEW_ROWS = 8 }; /* beyond them nothing is predicted */
+
+/* The next routed layer from step s on, and what it would see if nothing came between: its norm of the present
+ * values. NULL: there is none, or it is of no use. */
+static const cot__moe *look_ahead(cot__forward *f, const cot__step *s, cot__rows *x) {
+    const cot__step *end = f->m->steps + f->m->n_steps, *norm = NULL;
+    int64_t n = f->pass->n, cols = f->m->n_embd;
+    if (!f->m->predictor || n > FEW_ROWS) return NULL;
+    for (; s < end && s->kind != COT__STEP_MOE; s++)
+        if (s->kind == COT__STEP_NORM) norm = s;
+    if (s == end) return NULL;
+    float *in = f->value[s->in];
+    if (norm && norm->out == s->in) {
+        in = cot__arena_alloc(f->ops->arena, (size_t)(n * cols) * sizeof *in);
+        if (!in) return NULL;
+        cot__op_norm(f->ops, norm->norm.kind, in, (size_t)cols, f->value[norm->in], (size_t)cols, n, 1, cols,
+                     norm->norm.w, norm->norm.b, norm->norm.eps);
+    }
+    *x = cot__rows_of(in, (size_t)cols, n, cols);
+    return s->moe;
+}
+
+/* While attention runs, the disk may have what comes after it. */
+static void foresee(cot__forward *f, const cot__step *s) {
+    size_t mark = cot__arena_mark(f->ops->arena);
+    cot__rows x;
+    const cot__moe *m =
+        f->m->predictor && cot__predictor_kind(f->m->predictor) == COT__PREDICT_GATE ? look_ahead(f, s, &x)
+                                                                                     : NULL;
+    if (m) cot__moe_foresee(f->ops, m, f->m->store, &x, true);
+    cot__arena_rewind(f->ops->arena, mark);
+}
+
 static cot_status run_moe(cot__forward *f, const cot__step *s, cot__rows *x, float *out, size_t stride,
                           cot_error *err) {
     cot__moe_context ctx = f->pass->moe;
-    const cot__step *end = f->m->steps + f->m->n_steps;
+    cot__rows ahead;
+    size_t mark = cot__arena_mark(f->ops->arena);
     ctx.predictor = f->m->predictor;
-    for (const cot__step *next = s + 1; ctx.predictor && next < end && !ctx.next; next++)
-        if (next->kind == COT__STEP_MOE) ctx.next = next->moe;
-    return cot__moe_forward(f->ops, s->moe, f->m->store, &ctx, x, out, stride, err);
+    if ((ctx.next = look_ahead(f, s + 1, &ahead))) ctx.ahead = &ahead;
+    cot_status st = cot__moe_forward(f->ops, s->moe, f->m->store, &ctx, x, out, stride, err);
+    cot__arena_rewind(f->ops->arena, mark);
+    return st;
 }
 
 static cot_status run_step(cot__forward *f, const cot__step *s, cot_error *err) {
@@ -45,6 +80,7 @@ static cot_status run_step(cot__forward *f, const cot__step *s, cot_error *err) 
     float *in = f->value[s->in], *out = f->value[s->out];
     size_t stride = (size_t)cols, mark;
     cot__rows x = cot__rows_of(in, stride, n, cols);
+    if (s->kind == COT__STEP_ATTENTION || s->kind == COT__STEP_MLA) foresee(f, s);
     switch (s->kind) {
     case COT__STEP_NORM:
         cot__op_norm(c, s->norm.kind, out, stride, in, stride, n, 1, cols, s->norm.w, s->norm.b, s->norm.eps);

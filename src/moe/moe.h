@@ -86,6 +86,7 @@ typedef struct cot__moe_context {
     const int32_t *sequence, *position, *token;
     cot__predictor *predictor;   /* NULL: no hints */
     const struct cot__moe *next; /* the next routed layer of the pass; NULL: this is the last */
+    cot__rows *ahead;            /* what that layer would see if nothing came between; NULL: not known */
 } cot__moe_context;
 
 cot_status cot__moe_forward(cot__ops *c, const cot__moe *m, cot__store *store, const cot__moe_context *ctx,
@@ -114,6 +115,9 @@ cot_status cot__moe_streamed(cot__ops *c, const cot__moe *m, cot__store *store, 
 /* Hints for the next layer, from the plan of this one; few rows only. Called while reads are under way. */
 void cot__moe_predict(cot__ops *c, const cot__moe *m, cot__store *store, const cot__moe_context *ctx,
                       const cot__plan *plan, cot__rows *x);
+/* Hints for layer m by its own gate on rows that resemble those it will get; few rows only. sure: nothing but
+ * attention comes between. */
+void cot__moe_foresee(cot__ops *c, const cot__moe *m, cot__store *store, cot__rows *x, bool sure);
 /* Most bytes of scratch that it takes for so many rows beyond what cot__experts_compute takes. */
 uint64_t cot__moe_streamed_scratch(const cot__moe *m, uint64_t rows);
 

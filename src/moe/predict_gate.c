@@ -8,7 +8,8 @@
 enum { FEW_ROWS = 8, MOST = 64 };
 
 /* What the next router would choose on these rows: its experts, the heaviest first. */
-static int by_gate(cot__ops *c, const cot__moe *next, cot__rows *x, int32_t *ids, float *probability) {
+static int by_gate(cot__ops *c, const cot__moe *next, cot__rows *x, bool sure, int32_t *ids,
+                   float *probability) {
     cot__router r = next->router;
     size_t E = (size_t)r.n_experts;
     float *logits = cot__arena_alloc(c->arena, (size_t)x->n * E * sizeof *logits);
@@ -24,7 +25,8 @@ static int by_gate(cot__ops *c, const cot__moe *next, cot__rows *x, int32_t *ids
         return 0;
     int n = 0, slots = plan.first[plan.n_units];
     for (int i = 0; i < slots; i++) {
-        float w = plan.weights[i] < 0 ? 0 : plan.weights[i], p = 0.4f + 0.5f * (w < 1 ? w : 1);
+        float w = plan.weights[i] < 0 ? 0 : plan.weights[i], p = sure ? COT__SURE : 0.4f;
+        p += (w < 1 ? w : 1) * 0.99f * (sure ? 1 - COT__SURE : COT__SURE - 0.4f);
         int at = n < MOST ? n : MOST - 1;
         if (n == MOST && p <= probability[at]) continue;
         for (; at > 0 && probability[at - 1] < p; at--)
@@ -36,6 +38,16 @@ static int by_gate(cot__ops *c, const cot__moe *next, cot__rows *x, int32_t *ids
     return n;
 }
 
+void cot__moe_foresee(cot__ops *c, const cot__moe *m, cot__store *store, cot__rows *x, bool sure) {
+    int32_t ids[MOST];
+    float probability[MOST];
+    if (x->n > FEW_ROWS) return;
+    size_t mark = cot__arena_mark(c->arena);
+    int n = by_gate(c, m, x, sure, ids, probability);
+    cot__arena_rewind(c->arena, mark);
+    if (n) cot__store_hint(store, m->bank, ids, probability, n, 0);
+}
+
 void cot__moe_predict(cot__ops *c, const cot__moe *m, cot__store *store, const cot__moe_context *ctx,
                       const cot__plan *plan, cot__rows *x) {
     int32_t ids[MOST];
@@ -44,9 +56,7 @@ void cot__moe_predict(cot__ops *c, const cot__moe *m, cot__store *store, const c
     if (x->n > FEW_ROWS) return;
     cot__prediction kind = cot__predictor_kind(ctx->predictor);
     if (kind == COT__PREDICT_GATE) {
-        size_t mark = cot__arena_mark(c->arena);
-        if (ctx->next) n = by_gate(c, ctx->next, x, ids, probability);
-        cot__arena_rewind(c->arena, mark);
+        if (ctx->next) cot__moe_foresee(c, ctx->next, store, ctx->ahead ? ctx->ahead : x, false);
     } else {
         cot__predictor_observe(ctx->predictor, m->bank, ctx->token, plan->n_units, plan->first, plan->ids);
         if (ctx->next || kind == COT__PREDICT_LAST || kind == COT__PREDICT_POPULARITY)

@@ -24,18 +24,20 @@ static void grant(cot__stream *s, cot__wish *w, int *n, double *credit) {
     int at = 0;
     for (; at < *n; at++) {
         if (s->slot[w[at].expert]) continue;
-        if (credit && *credit < 1) break;
+        if (credit && (*credit < 1 || (w[at].probability < COT__SURE && s->early < 1))) break;
         if (!may_start(s, w[at].expert) || cot__stream_load(s, w[at].expert, true, NULL) != COT_OK) break;
-        if (credit) *credit -= 1;
+        if (credit) *credit -= 1, s->early--;
     }
     *n -= at;
     memmove(w, w + at, (size_t)*n * sizeof *w);
 }
 
-/* The banks after the present one, in order, round to where it stands. */
+/* The banks after the present one, in order; round to where it stands only where every pass is a sweep: after the
+ * last layer of a prompt, the first ones are hardly wanted whole. */
 static void read_ahead(cot__stream *s) {
     int banks = s->cache.n_banks;
-    for (; s->ahead_bank < banks - 1; s->ahead_bank++, s->ahead_at = 0) {
+    int most = s->ring ? banks - 1 : banks - 1 - s->cache.bank_now;
+    for (; s->ahead_bank < most; s->ahead_bank++, s->ahead_at = 0) {
         int b = (s->cache.bank_now + 1 + s->ahead_bank) % banks, n = s->store->banks[b].n;
         for (; s->ahead_at < n; s->ahead_at++) {
             int32_t i = s->store->banks[b].first + s->ahead_at;
@@ -59,6 +61,8 @@ void cot__stream_adjust(cot__stream *s) {
     else if (s->credit < 1) s->allowance += STEP; /* it was all spent */
     if (s->allowance < STEP) s->allowance = STEP;
     if (s->allowance > MOST_ALLOWANCE) s->allowance = MOST_ALLOWANCE;
+    s->early = s->better ? 1 : INT32_MAX;
+    s->better = false;
     s->credit = s->allowance + (s->credit < 1 && s->credit > 0 ? s->credit : 0);
 }
 
@@ -96,6 +100,7 @@ void cot__store_hint(cot__store *store, int bank, const int32_t *ids, const floa
     cot__stream *s = store->stream;
     if (!s || bank < 0 || bank >= store->n_banks) return;
     pthread_mutex_lock(&s->lock);
+    if (probability) forget(s, bank); /* better ones have come */
     cot__wish *list = probability ? s->guess : s->certain;
     int *count = probability ? &s->n_guess : &s->n_certain;
     for (int k = 0; k < n; k++) {
@@ -103,9 +108,11 @@ void cot__store_hint(cot__store *store, int bank, const int32_t *ids, const floa
         int32_t i = store->banks[bank].first + ids[k];
         if (probability && probability[k] > s->cache.entry[i].demand)
             s->cache.entry[i].demand = probability[k];
+        s->better |= probability && probability[k] >= COT__SURE;
         if (!s->slot[i] && *count < COT__WISHES)
             list[(*count)++] = (cot__wish){i, probability ? probability[k] : 1, epoch};
     }
+    if (s->better) cot__stream_pump(s); /* nobody may call in before the bank's turn */
     pthread_mutex_unlock(&s->lock);
 }
 

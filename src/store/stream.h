@@ -85,6 +85,8 @@ typedef struct cot__stream {
     cot__wish *certain, *guess;
     int n_certain, n_guess;
     double allowance, credit; /* guesses that the disk's idle time carries in a turn; left of this one's */
+    bool better;              /* surer guesses came for this turn: they will for the next */
+    int early;                /* how many of the less sure may still be read in this turn */
     bool ring, turned;
     bool starved;   /* a lease waits for room: nothing else may take it */
     int ahead_bank; /* banks ahead, and expert, at which reading ahead goes on */

@@ -227,6 +227,31 @@ static void hints_come_in_time(void **state) {
     cot__store_free(&s);
 }
 
+/* Where surer guesses come before a bank's turn, one of the less sure ones is read and no more; the surer ones
+ * replace them and are read at once. */
+static void surer_hints_come_later(void **state) {
+    (void)state;
+    cot__store *s = NULL;
+    cot_error err = {0};
+    cot__store_options o = options(2, COT__RETAIN_LRU, 1);
+    const int32_t first[] = {0}, early[] = {1, 3, 5}, late[] = {2, 4};
+    const float chance[] = {0.9f, 0.8f, 0.7f}, sure[] = {0.99f, 0.98f};
+    assert_int_equal(cot__store_create(&s, file.set, &o, &err), COT_OK);
+    assert_int_equal(bank_bind(&file, s, &err), COT_OK);
+    cot__bank_stats b;
+    for (int l = 0; l < 2; l++) {
+        cot__store_turn(s, l, false);
+        cot__store_hint(s, l + 1, early, chance, 3, 1);
+        assert_int_equal(pass_layer(s, l, first, 1, 4, true, &err), COT_OK);
+        cot__store_get_bank_stats(s, l + 1, &b);
+        assert_int_equal(b.hinted, l == 0 ? 3 : 1); /* at first it is not known that surer ones come */
+        cot__store_hint(s, l + 1, late, sure, 2, 1);
+        cot__store_get_bank_stats(s, l + 1, &b);
+        assert_true(b.hinted > (l == 0 ? 3 : 1));
+    }
+    cot__store_free(&s);
+}
+
 /* Whole layers in turn with room for half: what does not fit is read once a pass, and the rest stays. */
 static void sweeping_keeps_what_it_can(void **state) {
     (void)state;
@@ -376,6 +401,7 @@ int main(void) {
         cmocka_unit_test(keeping_everything),
         cmocka_unit_test(several_leases_at_once),
         cmocka_unit_test(hints_come_in_time),
+        cmocka_unit_test(surer_hints_come_later),
         cmocka_unit_test(sweeping_keeps_what_it_can),
         cmocka_unit_test(a_failing_read_fails_the_lease),
         cmocka_unit_test(short_reads_are_completed),
