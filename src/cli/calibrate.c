@@ -1,5 +1,5 @@
-/* Owns: what this engine reaches of the machine's limits: measured by a short run of a model, kept in the user's
- * cache folder. */
+/* Owns: what this engine reaches of the machine's limits: measured by a short run of a model, kept in the
+ * user's cache folder. */
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -38,8 +38,8 @@ static cot_status feed(run *r, int rows, int passes, double *seconds, double *co
     double t = cot__now();
     for (int p = 0; p < passes && st == COT_OK; p++) {
         for (int i = 0; i < rows; i++)
-            row[i] = (cot_row){(int32_t)(cot__random_u64(1, PURPOSE_PLAN, r->at++, 0) % (uint64_t)r->vocab), 0,
-                               rows > 1 ? COT_ROLE_PROMPT : COT_ROLE_GENERATED, i + 1 == rows};
+            row[i] = (cot_row){(int32_t)(cot__random_u64(1, PURPOSE_PLAN, r->at++, 0) % (uint64_t)r->vocab),
+                               0, rows > 1 ? COT_ROLE_PROMPT : COT_ROLE_GENERATED, i + 1 == rows};
         st = cot_forward(r->s, row, (size_t)rows, drop, NULL, err);
     }
     *seconds = cot__now() - t;
@@ -57,8 +57,8 @@ static double overlap_of(const cost_point *p, double seconds, double otherwise) 
     return shorter > 0.1 * longer ? limited(1 - (seconds - longer) / shorter, -1, 1) : otherwise;
 }
 
-/* The shares at which decode and prompts compute for so long: the squares of their parts add up to the squares
- * of the times, which is linear in 1 / share². */
+/* The shares at which decode and prompts compute for so long: the squares of their parts add up to the
+ * squares of the times, which is linear in 1 / share². */
 static void solve(const cost_model *k, cost_machine *c, int prompt, double decode, double whole) {
     cost_machine memory = *c, arithmetic = *c;
     memory.memory_share = arithmetic.arithmetic_share = 1;
@@ -79,11 +79,13 @@ cot_status cost_measure(const cot_model *m, const cot_session_options *so, cost_
     cost_model k = cost_model_of(m);
     run r = {.m = m, .vocab = k.info.n_vocab};
     o.n_sequences = 1;
-    if (o.n_ctx && o.n_ctx < PROMPT + 3 * STEPS) o.n_ctx = PROMPT + 3 * STEPS;
-    int prompt = o.chunk < PROMPT ? o.chunk : PROMPT;
+    int prompt = o.chunk < PROMPT ? o.chunk : PROMPT, steps = STEPS;
+    if (k.info.n_ctx_train > 0 && prompt > k.info.n_ctx_train / 2) prompt = (int)k.info.n_ctx_train / 2;
+    if (steps > prompt / 4) steps = prompt / 4 > 0 ? prompt / 4 : 1;
+    o.n_ctx = prompt + 3 * steps;
     double t = 0, busy = 0, best = INFINITY, best_busy = INFINITY;
     cot_status st = cot_session_create(&r.s, m, &o, err);
-    k = cost_model_of(m); /* what the session leaves to experts */
+    k = cost_model_of(m);                                       /* what the session leaves to experts */
     if (st == COT_OK) st = feed(&r, prompt, 1, &t, &busy, err); /* fills the cache */
     double prompt_seconds = INFINITY, prompt_busy = INFINITY;
     for (int i = 0; i < 3 && st == COT_OK; i++) {
@@ -91,14 +93,14 @@ cot_status cost_measure(const cot_model *m, const cot_session_options *so, cost_
         prompt_seconds = fmin(prompt_seconds, t), prompt_busy = fmin(prompt_busy, busy);
     }
     for (int i = 0; i < 3 && st == COT_OK; i++) { /* the least disturbed */
-        st = feed(&r, 1, STEPS, &t, &busy, err);
+        st = feed(&r, 1, steps, &t, &busy, err);
         best = fmin(best, t), best_busy = fmin(best_busy, busy);
     }
     cot_session_free(&r.s);
     if (st != COT_OK) return st;
-    solve(&k, c, prompt, best_busy / STEPS, prompt_busy);
+    solve(&k, c, prompt, best_busy / steps, prompt_busy);
     cost_point d = cost_decode(&k, c, 1), p = cost_prefill(&k, c, prompt, prompt);
-    c->overlap = overlap_of(&d, best / STEPS, c->overlap);
+    c->overlap = overlap_of(&d, best / steps, c->overlap);
     c->overlap_prompt = overlap_of(&p, prompt_seconds, c->overlap_prompt);
     return COT_OK;
 }
@@ -126,7 +128,9 @@ static void machine_name(char *out, size_t n) {
 /* …/coterie/machine.json; NULL: no folder is known. */
 static char *cache_file(bool make) {
     const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    char *root = base && *base == '/' ? cot__strdup(base) : home && *home ? cot__path_join(home, ".cache") : NULL;
+    char *root = base && *base == '/' ? cot__strdup(base)
+                 : home && *home      ? cot__path_join(home, ".cache")
+                                      : NULL;
     char *folder = root ? cot__path_join(root, "coterie") : NULL,
          *file = folder ? cot__path_join(folder, "machine.json") : NULL;
     if (file && make) {
@@ -155,7 +159,7 @@ bool cost_load(cost_machine *c, int threads, char *why, size_t n) {
     const char *of = NULL;
     json_t *j = NULL;
     cot_error err = {0};
-    int64_t version, with;
+    int64_t version = 0, with = 0;
     cost_machine read = *c;
     machine_name(name, sizeof name);
     *why = 0;
@@ -165,16 +169,18 @@ bool cost_load(cost_machine *c, int threads, char *why, size_t n) {
              cot__json_int(j, file, "threads", 1, 1 << 20, &with, &err) != COT_OK ||
              cot__json_str(j, file, "machine", &of, &err) != COT_OK)
         snprintf(why, n, "%s", err.message);
+    else if (version != VERSION || !of) snprintf(why, n, "%s: is no calibration", file);
     else if (strcmp(of, name) != 0) snprintf(why, n, "the calibration is of another machine (%s)", of);
     else if (with != threads)
         snprintf(why, n, "the calibration is for %d threads and not for %d", (int)with, threads);
     for (size_t i = 0; !*why && i < sizeof members / sizeof *members; i++) {
-        double x;
+        double x = NAN;
         if (cot__json_f64(j, file, members[i].name, &x, &err) != COT_OK) snprintf(why, n, "%s", err.message);
         else if (!(x > -10 && x < 1e6)) snprintf(why, n, "%s: %s is no such figure", file, members[i].name);
         else *(double *)((char *)&read + members[i].at) = x;
     }
-    if (!*why && (read.memory_gbs <= 0 || read.gflops <= 0 || read.memory_share <= 0 || read.arithmetic_share <= 0))
+    if (!*why &&
+        (read.memory_gbs <= 0 || read.gflops <= 0 || read.memory_share <= 0 || read.arithmetic_share <= 0))
         snprintf(why, n, "%s: limits and shares must be positive", file);
     if (!*why) *c = read;
     json_decref(j);
@@ -192,7 +198,8 @@ cot_status cost_save(const cost_machine *c, int threads, char **path, cot_error 
                                   json_real(*(const double *)((const char *)c + members[i].at)));
     text = j ? json_dumps(j, JSON_INDENT(1)) : NULL;
     cot__writer *w = NULL;
-    cot_status st = text ? cot__writer_open(&w, file, err) : cot__fail(err, COT_NO_MEMORY, NULL, NULL, "out of memory");
+    cot_status st =
+        text ? cot__writer_open(&w, file, err) : cot__fail(err, COT_NO_MEMORY, NULL, NULL, "out of memory");
     if (st == COT_OK) {
         st = cot__writer_put(w, text, strlen(text), err);
         if (st == COT_OK) st = cot__writer_commit(&w, err);
@@ -202,7 +209,7 @@ cot_status cost_save(const cost_machine *c, int threads, char **path, cot_error 
     json_get_alloc_funcs(NULL, &release);
     if (text) release(text);
     json_decref(j);
-    *path = st == COT_OK ? strdup(file) : NULL;
-    cot__free(file);
+    if (st == COT_OK) *path = file;
+    else cot__free(file);
     return st;
 }

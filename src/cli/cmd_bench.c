@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/hash.h"
 #include "base/pool.h"
 #include "cli/cost.h"
@@ -23,7 +24,8 @@ typedef struct figures {
         after_decode; /* of the last repetition */
     double prefill_seconds, decode_seconds;
     cost_model model; /* with what the session leaves to experts */
-    double disk_gbs;  /* direct reads of an expert's part, many in flight, before and after; 0: nothing streams */
+    double
+        disk_gbs; /* direct reads of an expert's part, many in flight, before and after; 0: nothing streams */
 } figures;
 
 enum { DISK_DEPTH = 24 };
@@ -178,8 +180,8 @@ static expectation expect(const plan *p, const figures *f, const machine_limits 
     return e;
 }
 
-static void expectation_line(const char *what, const cost_point *e, double tps, double tokens, bool calibrated,
-                             double disk_gbs) {
+static void expectation_line(const char *what, const cost_point *e, double tps, double tokens,
+                             bool calibrated, double disk_gbs) {
     double limit = tokens / (e->disk > e->compute ? e->disk : e->compute);
     printf("  predicted%s: %9.2f tokens/s (%+.0f %%); limit %.2f by %s, of which %s reaches %.0f %%",
            calibrated ? "" : ", shares assumed", e->tps, 100 * (e->tps / tps - 1), limit, e->bound, what,
@@ -190,8 +192,8 @@ static void expectation_line(const char *what, const cost_point *e, double tps, 
 
 static void expectation_json(const char *what, const cost_point *e, double tps, double tokens) {
     double limit = tokens / (e->disk > e->compute ? e->disk : e->compute);
-    printf(", \"predicted_%s_tps\": %.3f, \"%s_limit_tps\": %.3f, \"%s_share\": %.4f, \"%s_bound\": \"%s\"", what,
-           e->tps, what, limit, what, tps / limit, what, e->bound);
+    printf(", \"predicted_%s_tps\": %.3f, \"%s_limit_tps\": %.3f, \"%s_share\": %.4f, \"%s_bound\": \"%s\"",
+           what, e->tps, what, limit, what, tps / limit, what, e->bound);
 }
 
 static int report(const cot_model *m, const plan *p, figures *f, const machine_limits *limits,
@@ -216,8 +218,8 @@ static int report(const cot_model *m, const plan *p, figures *f, const machine_l
             prefill, decode, p->prompt, p->generate, p->batch, p->depth, p->reps, threads, bytes, ops,
             prompt_ops, decode_gbs, prefill_gops, l.memory_gbs, l.gflops, l.int8_gops,
             whole ? "int8" : "f32");
-        printf(", \"calibrated\": %s, \"disk_gbs\": %.3f, \"uniform_hit_rate\": %.4f", e.calibrated ? "true" : "false",
-               f->disk_gbs, e.decode.hit_rate);
+        printf(", \"calibrated\": %s, \"disk_gbs\": %.3f, \"uniform_hit_rate\": %.4f",
+               e.calibrated ? "true" : "false", f->disk_gbs, e.decode.hit_rate);
         if (p->prompt) expectation_json("prefill", &e.prefill, prefill, (double)p->prompt * p->batch);
         if (p->generate) expectation_json("decode", &e.decode, decode, p->batch);
         if (p->generate)
@@ -233,7 +235,8 @@ static int report(const cot_model *m, const plan *p, figures *f, const machine_l
                p->prompt, p->depth ? " at depth" : "", prefill, prompt_ops / 1e9, prefill_gops,
                100 * prefill_gops / limit, whole ? "8-bit" : "F32");
     if (p->prompt)
-        expectation_line("this", &e.prefill, prefill, (double)p->prompt * p->batch, e.calibrated, f->disk_gbs);
+        expectation_line("this", &e.prefill, prefill, (double)p->prompt * p->batch, e.calibrated,
+                         f->disk_gbs);
     if (p->prompt)
         cli_memory_line(&f->before_prefill, &f->after_prefill, (double)p->prompt * p->batch,
                         f->prefill_seconds);
@@ -250,7 +253,8 @@ static int report(const cot_model *m, const plan *p, figures *f, const machine_l
 }
 
 /* What a run of the model itself reaches, kept for plan and bench. */
-static int calibrate(const cli_common *c, const machine_limits *l, int threads, cost_machine *k, char **path) {
+static int calibrate(const cli_common *c, const machine_limits *l, int threads, cost_machine *k,
+                     char **path) {
     cot_model *m = NULL;
     cot_session_options so;
     cot_error err = {0};
@@ -275,11 +279,12 @@ static int machine(const cli_common *c, const char *path) {
     machine_disk(&l, path);
     if (c->model && (code = calibrate(c, &l, threads, &k, &kept)) >= 0) return code;
     if (c->json)
-        printf("{\"threads\": %d, \"memory_gbs\": %.3f, \"memory_gbs_1\": %.3f, \"f32_gflops\": %.3f, "
-               "\"int8_gops\": %.3f, \"int8_how\": \"%s\", \"disk_gbs\": %.3f, \"calibrated\": %s, \"memory_share\": %.3f, "
-               "\"arithmetic_share\": %.3f, \"overlap\": %.3f, \"overlap_prompt\": %.3f}\n",
-               threads, l.memory_gbs, l.memory_gbs_1, l.gflops, l.int8_gops, l.int8_how, l.disk_gbs,
-               kept ? "true" : "false", k.memory_share, k.arithmetic_share, k.overlap, k.overlap_prompt);
+        printf(
+            "{\"threads\": %d, \"memory_gbs\": %.3f, \"memory_gbs_1\": %.3f, \"f32_gflops\": %.3f, "
+            "\"int8_gops\": %.3f, \"int8_how\": \"%s\", \"disk_gbs\": %.3f, \"calibrated\": %s, \"memory_share\": %.3f, "
+            "\"arithmetic_share\": %.3f, \"overlap\": %.3f, \"overlap_prompt\": %.3f}\n",
+            threads, l.memory_gbs, l.memory_gbs_1, l.gflops, l.int8_gops, l.int8_how, l.disk_gbs,
+            kept ? "true" : "false", k.memory_share, k.arithmetic_share, k.overlap, k.overlap_prompt);
     else {
         printf("threads %d\nmemory read %.1f GB/s, by one thread %.1f GB/s\n"
                "arithmetic %.0f GFLOPS (F32 fused multiply-adds)\n"
@@ -288,12 +293,14 @@ static int machine(const cli_common *c, const char *path) {
         if (l.disk_gbs > 0) printf("disk read   %.2f GB/s (direct)\n", l.disk_gbs);
         else puts("disk read   not measured: /var/tmp takes no file for it; give a MODEL to read");
         if (kept)
-            printf("this model reaches %.0f %% of memory read, %.0f %% of F32 arithmetic; reading and computing overlap "
-                   "by %.0f %% in decode, %.0f %% in prompts; kept in %s for plan and bench\n",
-                   100 * k.memory_share, 100 * k.arithmetic_share, 100 * k.overlap, 100 * k.overlap_prompt, kept);
+            printf(
+                "this model reaches %.0f %% of memory read, %.0f %% of F32 arithmetic; reading and computing overlap "
+                "by %.0f %% in decode, %.0f %% in prompts; kept in %s for plan and bench\n",
+                100 * k.memory_share, 100 * k.arithmetic_share, 100 * k.overlap, 100 * k.overlap_prompt,
+                kept);
         else puts("give a MODEL to calibrate plan and bench by");
     }
-    free(kept);
+    cot__free(kept);
     return EXIT_OK;
 }
 

@@ -46,7 +46,8 @@ static void json(const sizes *z, const cost_machine *c, const cost_point *p, con
         (unsigned long long)z->cost.cache, (unsigned long long)z->cost.expert_total, prompt, batch);
     printf(
         "\"memory_gbs\": %.3f, \"f32_gflops\": %.3f, \"disk_gbs\": %.3f, \"memory_share\": %.3f, \"arithmetic_share\": %.3f, \"overlap\": %.3f, \"overlap_prompt\": %.3f, \"shares\": \"%s\", ",
-        c->memory_gbs, c->gflops, c->disk_gbs, c->memory_share, c->arithmetic_share, c->overlap, c->overlap_prompt, shares);
+        c->memory_gbs, c->gflops, c->disk_gbs, c->memory_share, c->arithmetic_share, c->overlap,
+        c->overlap_prompt, shares);
     printf(
         "\"prefill_tps\": %.3f, \"prefill_bound\": \"%s\", \"prefill_read\": %.0f, \"decode_tps\": %.3f, \"decode_bound\": \"%s\", \"decode_read\": %.0f, \"hit_rate\": %.4f, \"distinct\": %.2f}\n",
         p->tps, p->bound, p->read, d->tps, d->bound, d->read, d->hit_rate, d->distinct);
@@ -124,7 +125,9 @@ int cmd_plan(int argc, char **argv) {
     if (!known) {
         machine_measure(&l, threads, false);
         k.memory_gbs = l.memory_gbs, k.gflops = l.gflops;
-        if (!run) fprintf(stderr, "note: %s: shares are assumed; coterie bench --machine MODEL measures them\n", why);
+        if (!run)
+            fprintf(stderr, "note: %s: shares are assumed; coterie bench --machine MODEL measures them\n",
+                    why);
     }
     if ((code = cli_open(&m, &c)) < 0)
         code = report(m, &so, &k, run, known ? "as calibrated" : "(assumed)", prompt, batch, &c);

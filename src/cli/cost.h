@@ -46,7 +46,8 @@ cot_status cost_measure(const cot_model *m, const cot_session_options *so, cost_
  * ($XDG_CACHE_HOME or ~/.cache, coterie/machine.json). load: false, and why in `why`, when there is none or
  * it is another machine's; the shares are left alone then. */
 bool cost_load(cost_machine *c, int threads, char *why, size_t n);
-cot_status cost_save(const cost_machine *c, int threads, char **path, cot_error *err); /* path: freed by free */
+cot_status cost_save(const cost_machine *c, int threads, char **path,
+                     cot_error *err); /* path: freed by cot__free */
 
 /* Direct reads of a model's file: so many bytes each, so many at once, for about a second. 0: not measurable.
  */

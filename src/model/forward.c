@@ -31,8 +31,8 @@ static cot_status rope_tables(cot__forward *f, cot_error *err) {
 
 enum { FEW_ROWS = 8 }; /* beyond them nothing is predicted */
 
-/* The next routed layer from step s on, and what it would see if nothing came between: its norm of the present
- * values. NULL: there is none, or it is of no use. */
+/* The next routed layer from step s on, and what it would see if nothing came between: its norm of the
+ * present values. NULL: there is none, or it is of no use. */
 static const cot__moe *look_ahead(cot__forward *f, const cot__step *s, cot__rows *x) {
     const cot__step *end = f->m->steps + f->m->n_steps, *norm = NULL;
     int64_t n = f->pass->n, cols = f->m->n_embd;
@@ -55,9 +55,9 @@ static const cot__moe *look_ahead(cot__forward *f, const cot__step *s, cot__rows
 static void foresee(cot__forward *f, const cot__step *s) {
     size_t mark = cot__arena_mark(f->ops->arena);
     cot__rows x;
-    const cot__moe *m =
-        f->m->predictor && cot__predictor_kind(f->m->predictor) == COT__PREDICT_GATE ? look_ahead(f, s, &x)
-                                                                                     : NULL;
+    const cot__moe *m = f->m->predictor && cot__predictor_kind(f->m->predictor) == COT__PREDICT_GATE
+                            ? look_ahead(f, s, &x)
+                            : NULL;
     if (m) cot__moe_foresee(f->ops, m, f->m->store, &x, true);
     cot__arena_rewind(f->ops->arena, mark);
 }

@@ -31,10 +31,9 @@ cot_status cot__dense_map(cot__store *s, const cot__tensor *t, const void **out,
         (size_t)(((t->offset + t->bytes + COT__AIO_ALIGN - 1) & ~(uint64_t)(COT__AIO_ALIGN - 1)) - d.offset);
     d.base = cot__pages_alloc(d.bytes); /* a place where huge pages may lie later */
     if (!d.base) return cot__fail_memory(err, d.bytes);
-    void *p = cot__fault_hit(COT__FAULT_READ)
-                  ? (errno = EIO, MAP_FAILED)
-                  : mmap(d.base, d.bytes, PROT_READ, MAP_PRIVATE | MAP_FIXED, cot__file_fd(file),
-                         (off_t)d.offset);
+    void *p = cot__fault_hit(COT__FAULT_READ) ? (errno = EIO, MAP_FAILED)
+                                              : mmap(d.base, d.bytes, PROT_READ, MAP_PRIVATE | MAP_FIXED,
+                                                     cot__file_fd(file), (off_t)d.offset);
     if (p == MAP_FAILED) {
         cot_status st = cot__fail_errno(err, cot__file_path(file), t->name, "cannot map");
         cot__pages_free(d.base, d.bytes);

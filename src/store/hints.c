@@ -32,8 +32,8 @@ static void grant(cot__stream *s, cot__wish *w, int *n, double *credit) {
     memmove(w, w + at, (size_t)*n * sizeof *w);
 }
 
-/* The banks after the present one, in order; round to where it stands only where every pass is a sweep: after the
- * last layer of a prompt, the first ones are hardly wanted whole. */
+/* The banks after the present one, in order; round to where it stands only where every pass is a sweep: after
+ * the last layer of a prompt, the first ones are hardly wanted whole. */
 static void read_ahead(cot__stream *s) {
     int banks = s->cache.n_banks;
     int most = s->ring ? banks - 1 : banks - 1 - s->cache.bank_now;

@@ -1,6 +1,6 @@
-/* Memory for slots: many of one size lie side by side in a region, so that all of it can be huge pages. A direct
- * read into small pages is one piece for the disk per page: a virtual disk then gives half its rate. Not
- * thread-safe. */
+/* Memory for slots: many of one size lie side by side in a region, so that all of it can be huge pages. A
+ * direct read into small pages is one piece for the disk per page: a virtual disk then gives half its rate.
+ * Not thread-safe. */
 #ifndef COT_STORE_SLAB_H
 #define COT_STORE_SLAB_H
 

@@ -132,10 +132,10 @@ void cot__store_release(cot__store *store, cot__lease *lease);
 
 /* ---- advice ---- */
 
-/* "These will probably be wanted", with a probability each (NULL: certain), likeliest first; epoch numbers let
- * cancel drop what is stale: queued hints of epochs before `epoch`. Guesses replace earlier ones about the bank;
- * where guesses from COT__SURE on come before the bank's turn, one of the less sure ones is read beforehand and
- * no more. Never fails, never waits. */
+/* "These will probably be wanted", with a probability each (NULL: certain), likeliest first; epoch numbers
+ * let cancel drop what is stale: queued hints of epochs before `epoch`. Guesses replace earlier ones about
+ * the bank; where guesses from COT__SURE on come before the bank's turn, one of the less sure ones is read
+ * beforehand and no more. Never fails, never waits. */
 #define COT__SURE 0.95f
 void cot__store_hint(cot__store *store, int bank, const int32_t *ids, const float *probability, int n,
                      uint64_t epoch);

@@ -60,4 +60,32 @@ for residency in mmap stream; do
     [ $got = 1 ] || complain "a cut file, $residency: exit code $got"
     grep -q -e 'cut.gguf: .*cut while\|cut.gguf: was changed' "$dir/out" || complain "a cut file, $residency: $(cat "$dir/out")"
 done
+
+# What was measured is kept, read by plan and bench, and not believed about another machine.
+XDG_CACHE_HOME=$dir/cache
+export XDG_CACHE_HOME
+kept=$dir/cache/coterie/machine.json
+plan() { "$coterie" plan $model --memory 64MiB --json "$@" >"$dir/out" 2>"$dir/err"; }
+plan
+grep -q 'this machine was not calibrated' "$dir/err" || complain "plan without a calibration says $(cat "$dir/err")"
+grep -q '"shares": "(assumed)"' "$dir/out" || complain "plan without a calibration: $(cat "$dir/out")"
+mkdir "$dir/cache"
+"$coterie" bench --machine $model --residency stream --json >"$dir/out" || complain "no calibration"
+grep -q '"calibrated": true' "$dir/out" || complain "not calibrated: $(cat "$dir/out")"
+[ -s "$kept" ] || complain "nothing is kept"
+plan
+[ ! -s "$dir/err" ] || complain "plan with a calibration says $(cat "$dir/err")"
+grep -q '"shares": "as calibrated"' "$dir/out" || complain "plan does not read it: $(cat "$dir/out")"
+bench --memory 64MiB --residency stream | grep -q '"calibrated": true.*"predicted_decode_tps": [0-9]' || complain "bench predicts nothing"
+sed -i 's/"threads": [0-9]*/"threads": 777/' "$kept"
+plan
+grep -q 'for 777 threads' "$dir/err" || complain "other threads: $(cat "$dir/err")"
+sed -i 's/"machine": "[^"]*"/"machine": "abacus"/' "$kept"
+plan
+grep -q 'another machine (abacus)' "$dir/err" || complain "another machine: $(cat "$dir/err")"
+for bad in '{' '{"coterie_machine": 9}' '[]' ''; do
+    printf '%s' "$bad" >"$kept"
+    plan || complain "a broken calibration ends plan"
+    grep -q '^note: .*machine.json' "$dir/err" || complain "calibration $bad: $(cat "$dir/err")"
+done
 [ $failures = 0 ]

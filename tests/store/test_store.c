@@ -227,8 +227,8 @@ static void hints_come_in_time(void **state) {
     cot__store_free(&s);
 }
 
-/* Where surer guesses come before a bank's turn, one of the less sure ones is read and no more; the surer ones
- * replace them and are read at once. */
+/* Where surer guesses come before a bank's turn, one of the less sure ones is read and no more; the surer
+ * ones replace them and are read at once. */
 static void surer_hints_come_later(void **state) {
     (void)state;
     cot__store *s = NULL;
@@ -397,16 +397,11 @@ static void allocations(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_residency_gives_the_bytes),
-        cmocka_unit_test(keeping_everything),
-        cmocka_unit_test(several_leases_at_once),
-        cmocka_unit_test(hints_come_in_time),
-        cmocka_unit_test(surer_hints_come_later),
-        cmocka_unit_test(sweeping_keeps_what_it_can),
-        cmocka_unit_test(a_failing_read_fails_the_lease),
-        cmocka_unit_test(short_reads_are_completed),
-        cmocka_unit_test(changed_files_are_noticed),
-        cmocka_unit_test(allocations),
+        cmocka_unit_test(every_residency_gives_the_bytes), cmocka_unit_test(keeping_everything),
+        cmocka_unit_test(several_leases_at_once),          cmocka_unit_test(hints_come_in_time),
+        cmocka_unit_test(surer_hints_come_later),          cmocka_unit_test(sweeping_keeps_what_it_can),
+        cmocka_unit_test(a_failing_read_fails_the_lease),  cmocka_unit_test(short_reads_are_completed),
+        cmocka_unit_test(changed_files_are_noticed),       cmocka_unit_test(allocations),
     };
     return cmocka_run_group_tests(tests, make, drop);
 }
