@@ -62,7 +62,9 @@ cost_point cost_prefill(const cost_model *m, const cost_machine *c, int32_t rows
     const cot_model_info *i = &m->info;
     double n = (double)i->n_experts, k = (double)i->n_experts_used, layers = (double)i->n_sites;
     cost_point all = {.hit_rate = held(m)};
-    double memory = 0, arithmetic = 0;
+    /* The output head runs for the last token of a prompt alone. */
+    double memory = 0, arithmetic = 0, head = 2.0 * (double)i->n_vocab * (double)i->n_embd,
+           operations = 2.0 * (double)i->params_active - head;
     for (int32_t at = 0; at < rows; at += chunk) {
         double b = rows - at < chunk ? rows - at : chunk, u = cost_distinct(n, k, b),
                read = n > 0 ? (double)m->expert_total * u / n * (1 - all.hit_rate) : 0;
@@ -72,7 +74,7 @@ cost_point cost_prefill(const cost_model *m, const cost_machine *c, int32_t rows
         all.distinct = u;
         all.read += read;
         memory += memory_time(m, c, u);
-        arithmetic += 2.0 * (double)i->params_active * b / (c->gflops * c->arithmetic_share * 1e9);
+        arithmetic += (operations * b + head) / (c->gflops * c->arithmetic_share * 1e9);
     }
     all.disk = c->disk_gbs > 0 ? all.read / (c->disk_gbs * 1e9) : 0;
     join(&all, c->overlap_prompt, memory, arithmetic);
