@@ -215,6 +215,7 @@ static void start_threads(cot__aio *a) {
     if (!a->workers) return;
     sigset_t all, before;
     sigfillset(&all);
+    sigdelset(&all, SIGBUS); /* a page that a thread itself cannot have is for its handler */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (a->n_workers < n && !cot__fault_hit(COT__FAULT_THREAD) &&
            pthread_create(&a->workers[a->n_workers], NULL, worker_main, a) == 0)

@@ -160,6 +160,7 @@ cot_status cot__pool_create(cot__pool **out, int threads, cot_error *err) {
     pthread_cond_init(&p->wake, NULL);
     sigset_t all, before; /* signals are the program's own threads' business */
     sigfillset(&all);
+    sigdelset(&all, SIGBUS); /* a page that a thread itself cannot have is for its handler */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     for (int i = 1; i < threads; i++) {
         worker *w = &p->workers[i];
