@@ -207,6 +207,9 @@ static int report(const cot_model *m, const plan *p, figures *f, const machine_l
     /* The output head runs for the last token of a prompt alone. */
     double head = 2.0 * (double)i.n_vocab * (double)i.n_embd,
            prompt_ops = p->prompt ? ops - head * (1 - 1.0 / p->prompt) : ops;
+    enum { CHUNK = 512 }; /* rows of a prompt that share one reading of the weights */
+    int rows = p->prompt < 1 ? 1 : p->prompt < CHUNK ? p->prompt : CHUNK;
+    double prompt_bytes = batch_bytes(&i, rows) / rows, step_ops = ops * p->batch;
     double decode_gbs = decode / p->batch * bytes / 1e9, prefill_gops = prefill * prompt_ops / 1e9;
     bool whole = quantised(m);
     double limit = whole ? l.int8_gops : l.gflops;
@@ -214,9 +217,9 @@ static int report(const cot_model *m, const plan *p, figures *f, const machine_l
     if (c->json) {
         printf(
             "{\"prefill_tps\": %.3f, \"decode_tps\": %.3f, \"prompt\": %d, \"generate\": %d, \"batch\": %d, \"depth\": %d, \"reps\": %d, \"threads\": %d, \"bytes_per_step\": %.0f, \"ops_per_token\": %.0f, "
-            "\"prompt_ops_per_token\": %.0f, \"decode_gbs\": %.3f, \"prefill_gops\": %.3f, \"memory_gbs\": %.3f, \"f32_gflops\": %.3f, \"int8_gops\": %.3f, \"prefill_limit\": \"%s\"",
+            "\"prompt_bytes_per_token\": %.0f, \"prompt_ops_per_token\": %.0f, \"decode_gbs\": %.3f, \"prefill_gops\": %.3f, \"memory_gbs\": %.3f, \"f32_gflops\": %.3f, \"int8_gops\": %.3f, \"prefill_limit\": \"%s\"",
             prefill, decode, p->prompt, p->generate, p->batch, p->depth, p->reps, threads, bytes, ops,
-            prompt_ops, decode_gbs, prefill_gops, l.memory_gbs, l.gflops, l.int8_gops,
+            prompt_bytes, prompt_ops, decode_gbs, prefill_gops, l.memory_gbs, l.gflops, l.int8_gops,
             whole ? "int8" : "f32");
         printf(", \"calibrated\": %s, \"disk_gbs\": %.3f, \"uniform_hit_rate\": %.4f",
                e.calibrated ? "true" : "false", f->disk_gbs, e.decode.hit_rate);
@@ -231,9 +234,11 @@ static int report(const cot_model *m, const plan *p, figures *f, const machine_l
     printf("machine, %d threads: memory read %.1f GB/s, arithmetic %.0f GFLOPS (F32), %.0f GOPS (8 bit)\n",
            threads, l.memory_gbs, l.gflops, l.int8_gops);
     if (p->prompt)
-        printf("prefill %4d%s: %9.2f tokens/s   %.2f GOP a token, %.0f GOPS, %.0f %% of %s arithmetic\n",
-               p->prompt, p->depth ? " at depth" : "", prefill, prompt_ops / 1e9, prefill_gops,
-               100 * prefill_gops / limit, whole ? "8-bit" : "F32");
+        printf(
+            "prefill %4d%s: %9.2f tokens/s   %.3g GOP a token, %.0f GOPS, %.0f %% of %s arithmetic; %.3g MB a token, %.0f %% of memory read\n",
+            p->prompt, p->depth ? " at depth" : "", prefill, prompt_ops / 1e9, prefill_gops,
+            100 * prefill_gops / limit, whole ? "8-bit" : "F32", prompt_bytes / 1e6,
+            prefill * prompt_bytes / 1e7 / l.memory_gbs);
     if (p->prompt)
         expectation_line("this", &e.prefill, prefill, (double)p->prompt * p->batch, e.calibrated,
                          f->disk_gbs);
@@ -241,8 +246,10 @@ static int report(const cot_model *m, const plan *p, figures *f, const machine_l
         cli_memory_line(&f->before_prefill, &f->after_prefill, (double)p->prompt * p->batch,
                         f->prefill_seconds);
     if (p->generate)
-        printf("decode  %4d, batch %d: %9.2f tokens/s   %.1f MB a step, %.1f GB/s, %.0f %% of memory read\n",
-               p->generate, p->batch, decode, bytes / 1e6, decode_gbs, 100 * decode_gbs / l.memory_gbs);
+        printf(
+            "decode  %4d, batch %d: %9.2f tokens/s   %.1f MB a step, %.1f GB/s, %.0f %% of memory read; %.3g GOP a step, %.0f %% of %s arithmetic\n",
+            p->generate, p->batch, decode, bytes / 1e6, decode_gbs, 100 * decode_gbs / l.memory_gbs,
+            step_ops / 1e9, decode * ops / 1e7 / limit, whole ? "8-bit" : "F32");
     if (p->generate) expectation_line("this", &e.decode, decode, p->batch, e.calibrated, f->disk_gbs);
     fflush(stdout);
     if (p->generate)

@@ -80,7 +80,7 @@ expect 0 'perplexity' eval $model -f docs/architecture.md --ctx 64 --stride 32
 expect 0 '"experts": 8' inspect $gguf --json
 expect 0 'blk.0.ffn_gate_exps.weight' inspect $gguf --tensors
 expect 0 '"decode_tps"' bench $model -p 8 -n 4 -r 1 --batch 2 --depth 4 --json
-for key in prefill_tps bytes_per_step prompt_ops_per_token memory_gbs f32_gflops int8_gops prefill_limit; do
+for key in prefill_tps bytes_per_step ops_per_token prompt_bytes_per_token prompt_ops_per_token memory_gbs f32_gflops int8_gops prefill_limit; do
     grep -q "\"$key\": " "$dir/out" || fail "bench --json has no $key"
 done
 grep -q '"prefill_limit": "f32"' "$dir/out" || fail "a model of floats is not compared with F32"
