@@ -56,6 +56,7 @@ static cot_status read_entry(cot__tensor_set *set, const char *path, const char 
 static cot_status read_file(cot__tensor_set *set, const char *path, cot_error *err) {
     COT_TRY(cot__set_add_file(set, path, err));
     cot__file *f = set->files[set->n_files - 1];
+    size_t first = set->n_tensors;
     uint64_t n;
     COT_TRY(cot__file_read(f, 0, &n, 8, err));
     if (memcmp(&n, "version ", 8) == 0)
@@ -81,6 +82,13 @@ static cot_status read_file(cot__tensor_set *set, const char *path, cot_error *e
         }
     }
     json_decref(root);
+    uint64_t end = 8 + n; /* of the tensors: nothing may follow them */
+    for (size_t i = first; s == COT_OK && i < set->n_tensors; i++)
+        if (set->tensors[i].offset + set->tensors[i].bytes > end)
+            end = set->tensors[i].offset + set->tensors[i].bytes;
+    if (s == COT_OK && end < cot__file_size(f))
+        s = cot__fail(err, COT_FORMAT, path, "size", "%llu bytes follow the last tensor",
+                      (unsigned long long)(cot__file_size(f) - end));
     return s;
 }
 

@@ -143,6 +143,23 @@ rm "$dir/broken/tokenizer.json"
 cp "$dir/broken.json" "$dir/broken/tokenizer.json"
 "$binary" tokenize "$dir/broken" -p x >/dev/null 2>"$dir/err"
 [ "$(wc -l <"$dir/err")" -eq 1 ] || fail "a broken tokenizer: $(cat "$dir/err")"
+# an index that lies, and bytes that belong to nothing
+mkdir "$dir/shards"
+for f in tests/golden/mixtral/hf/*; do ln -s "$PWD/$f" "$dir/shards/"; done
+index=$dir/shards/model.safetensors.index.json
+lying() { # SED-EXPRESSION WORD
+    rm -f "$index"
+    sed "$1" tests/golden/mixtral/hf/model.safetensors.index.json >"$index"
+    expect 1 "$2" inspect "$dir/shards"
+}
+lying 's/\("lm_head.weight": "model-0000\)./\12/' 'lm_head.weight: is said to be in'
+lying '/"lm_head.weight"/d' 'not in the index'
+lying 's/"metadata"/"other"/; s/"weight_map": {/"weight_map": {"more": "model-00001-of-00004.safetensors",/' 'tensors, the shards hold'
+mkdir "$dir/longer"
+for f in tests/golden/noise/hf/*; do ln -s "$PWD/$f" "$dir/longer/"; done
+rm "$dir/longer/model.safetensors"
+{ cat tests/golden/noise/hf/model.safetensors; printf x; } >"$dir/longer/model.safetensors"
+expect 1 '1 bytes follow the last tensor' inspect "$dir/longer"
 # a family that nobody knows: the error, and what the file holds
 mkdir "$dir/unknown"
 ln -s "$PWD/tests/golden/noise/hf/model.safetensors" "$dir/unknown/"
