@@ -274,6 +274,26 @@ bool cot_token_is_end(const cot_model *m, int32_t id) {
     return false;
 }
 
+/* What a template does in a branch shows when it is taken: what is not supported there is treated as at the
+ * start, the built-in shape stands in. */
+static cot_status render(const cot_model *m, const json_t *messages, bool prompt, const char *bos,
+                         const char *eos, cot__buf *out, cot_error *err) {
+    cot_error why;
+    cot__chat *chat = NULL;
+    cot_status s = cot__chat_render(m->chat, messages, prompt, bos, eos, NULL, NULL, out, &why);
+    if (s != COT_UNSUPPORTED || !m->chat_template) {
+        if (s != COT_OK && err) *err = why;
+        return s;
+    }
+    const char *shape = shape_of(m);
+    cot__log(COT_LOG_WARN, "chat template: %s; a built-in one is used", why.message);
+    out->len = 0;
+    s = cot__chat_create(&chat, m->source->path, shape, shape ? strlen(shape) : 0, m->arch->name, err);
+    if (s == COT_OK) s = cot__chat_render(chat, messages, prompt, bos, eos, NULL, NULL, out, err);
+    cot__chat_free(&chat);
+    return s;
+}
+
 cot_status cot_chat_render(const cot_model *m, const char *messages_json, bool add_generation_prompt,
                            char **text, size_t *len, cot_error *err) {
     json_t *messages = NULL;
@@ -286,9 +306,9 @@ cot_status cot_chat_render(const cot_model *m, const char *messages_json, bool a
                *e = eos >= 0 ? cot_token_piece(m, eos, true, &n_eos) : NULL;
     char *bos_text = cot__strndup(b ? b : "", n_bos), *eos_text = cot__strndup(e ? e : "", n_eos);
     cot__buf out = {.max = 64 << 20};
-    cot_status s = bos_text && eos_text ? cot__chat_render(m->chat, messages, add_generation_prompt, bos_text,
-                                                           eos_text, NULL, NULL, &out, err)
-                                        : cot__fail_memory(err, n_bos + n_eos);
+    cot_status s = bos_text && eos_text
+                       ? render(m, messages, add_generation_prompt, bos_text, eos_text, &out, err)
+                       : cot__fail_memory(err, n_bos + n_eos);
     if (s == COT_OK && !out.data && !cot__buf_put(&out, "", 0)) s = cot__fail_memory(err, 1);
     if (s == COT_OK) {
         *text = out.data;

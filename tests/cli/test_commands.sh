@@ -47,6 +47,8 @@ expect 0 '"stop": "context"' run $model -p a --temp 0 --ctx 16 --json
 [ "$("$binary" run $model -p a -n 8 --temp 0 --logit-bias 11=100 --quiet)" = ",,,,,,,," ] || fail "logit bias"
 [ -z "$("$binary" run $model -p a -n 8 --temp 0 --logit-bias 11=100 --stop ,, --quiet | tr -d ',')" ] || fail "stop string"
 [ -z "$("$binary" run $model -p a -n 8 --temp 0 --logit-bias 383=100 --quiet)" ] || fail "the end token ends the text"
+expect 0 '"tokens": [], ' run $model -p a -n 8 --temp 0 --logit-bias 383=100 --json # no text, but one token
+grep -q '"generated_tokens": 1, .*"stop": "end"' "$dir/out" || fail "an end token counts as generated"
 
 # chat
 printf 'hello\n' | "$binary" chat $model -n 4 --temp 0 >"$dir/out" 2>"$dir/err" || fail "chat"
@@ -61,6 +63,17 @@ hello<|im_end|>
 expect 1 'no tokenizer' chat tests/golden/qwen3moe/hf
 printf 'too long\n' | "$binary" chat $model -c 4 --quiet >"$dir/out" 2>"$dir/err"
 [ $? -eq 1 ] && [ "$(wc -l <"$dir/err")" -eq 1 ] || fail "chat with a context that is too small"
+
+# what is not supported in a template is treated alike, whether it shows when it is read or when it is used
+mkdir "$dir/template"
+for f in tests/golden/noise/hf/*; do ln -s "$PWD/$f" "$dir/template/"; done
+for text in '{{ messages | nosuch }}' '{% if true %}x{{ 1 is nosuch }}{% endif %}' '{% nosuch %}'; do
+    rm -f "$dir/template/chat_template.jinja"
+    printf '%s' "$text" >"$dir/template/chat_template.jinja"
+    "$binary" run "$dir/template" --chat -p hello -n 1 --temp 0 --json >"$dir/out" 2>"$dir/err" || fail "template $text"
+    grep -q 'a built-in one is used' "$dir/err" || fail "template $text: no warning"
+    [ "$(sed 's/.*"prompt_tokens": \([0-9]*\).*/\1/' "$dir/out")" = "$b" ] || fail "template $text: another prompt"
+done
 
 # tokens
 ids=$("$binary" tokenize $model -p 'Größe 42 — naïve “quotes” 你好' | head -n 1)
