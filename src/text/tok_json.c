@@ -178,9 +178,9 @@ static cot_status add_one(cot__tokenizer *t, const source *s, const json_t *j, i
     COT_TRY(cot__json_bool(j, t->file, "lstrip", &a.lstrip, err));
     COT_TRY(cot__json_bool(j, t->file, "rstrip", &a.rstrip, err));
     bool in_vocab = e->text != NULL;
-    int type = a.special                              ? COT__TOK_CONTROL
-               : in_vocab && e->type == COT__TOK_BYTE ? COT__TOK_BYTE
-                                                      : COT__TOK_USER;
+    int type = in_vocab && e->type == COT__TOK_BYTE ? COT__TOK_BYTE /* special or not */
+               : a.special                          ? COT__TOK_CONTROL
+                                                    : COT__TOK_USER;
     COT_TRY(cot__tok_set(t, (size_t)id, text, n, type, e->score, in_vocab && !a.special && e->in_model, err));
     a.text = (cot__vocab_str){e->text, e->text_len};
     t->added[t->n_added++] = a;

@@ -385,6 +385,27 @@ static void test_long_runs(void **state) {
     cot__free(b);
 }
 
+/* Byte tokens that are listed as special added tokens, too, still stand for their bytes. */
+static void test_special_byte_tokens(void **state) {
+    static const char json[] =
+        "{\"model\":{\"type\":\"BPE\",\"unk_token\":\"<unk>\",\"byte_fallback\":true,\"vocab\":{\"<unk>\":0,\"<0x61>\":1,"
+        "\"h\":2},\"merges\":[]},\"added_tokens\":[{\"id\":1,\"content\":\"<0x61>\",\"special\":true}],"
+        "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"}]}}";
+    static const int32_t want[] = {2, 1, 2};
+    cot__tokenizer *t = NULL;
+    cot_error err;
+    int32_t *ids;
+    size_t n;
+    text x = {"hah", 3};
+    if (cot__tokenizer_from_json(&t, "bytes", json, sizeof json - 1, NULL, 0, &err) != COT_OK)
+        fail_msg("%s", err.message);
+    encode(t, x, false, &ids, &n);
+    same("bytes", 0, "special byte tokens", want, 3, ids, n);
+    assert_true(comes_back(t, x, ids, n));
+    cot__free(ids);
+    cot__tokenizer_free(&t);
+}
+
 /* ---- out of memory ---- */
 
 static const char tiny_bpe[] =
@@ -450,7 +471,7 @@ int main(void) {
         cmocka_unit_test(test_any_bytes),       cmocka_unit_test(test_special_only_where_asked),
         cmocka_unit_test(test_swallowed_token), cmocka_unit_test(test_streaming),
         cmocka_unit_test(test_roles),           cmocka_unit_test(test_long_runs),
-        cmocka_unit_test(test_memory_fails),
+        cmocka_unit_test(test_memory_fails),    cmocka_unit_test(test_special_byte_tokens),
     };
     return cmocka_run_group_tests(tests, load_lines, free_lines);
 }
