@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -78,6 +79,14 @@ static void answering(terminal *t) {
 
 static void say(terminal *t, const char *s) { assert_int_equal(write(t->fd, s, strlen(s)), strlen(s)); }
 
+/* A key that edits: the prompt shows before the terminal hands over single keys. */
+static void press(terminal *t, const char *key) {
+    struct termios mode;
+    for (int tries = 0; tries < 3000; tries++, usleep(10000))
+        if (tcgetattr(t->fd, &mode) == 0 && !(mode.c_lflag & ICANON)) break;
+    say(t, key);
+}
+
 static void leaves(terminal *t, int code) {
     int status = 0;
     char rest[256];
@@ -101,10 +110,10 @@ static void lines_are_edited_and_remembered(void **state) {
     terminal t;
     start(&t, (char *const[]){"coterie", "chat", MODEL, "-n", "4", "--temp", "0", NULL});
     expect(&t, "> ");
-    say(&t, "/helX\x7fp\n");
+    press(&t, "/helX\x7fp\n");
     expect(&t, "forget the conversation");
     expect(&t, "> ");
-    say(&t, "\x10\n"); /* the line before */
+    press(&t, "\x10\n"); /* the line before */
     expect(&t, "forget the conversation");
     expect(&t, "> ");
     say(&t, "/nothing\n");
@@ -116,7 +125,7 @@ static void lines_are_edited_and_remembered(void **state) {
     say(&t, "hello\n");
     expect(&t, "tokens, ");
     expect(&t, "> ");
-    say(&t, "\x04"); /* end of input */
+    press(&t, "\x04"); /* end of input */
     leaves(&t, 0);
 }
 
@@ -136,7 +145,7 @@ static void an_interrupt_stops_the_answer(void **state) {
     expect(&t, "> ");
     say(&t, "unfinished"); /* at the prompt it drops the line */
     usleep(100000);
-    say(&t, "\x03");
+    press(&t, "\x03");
     expect(&t, "> ");
     say(&t, "/exit\n");
     leaves(&t, 0);
