@@ -17,10 +17,18 @@ int cot__retention_find(const char *name) {
     return -1;
 }
 
-cot_status cot__cache_add_bank(cot__cache *c, const uint32_t *pages, int32_t n, int32_t *first,
-                               cot_error *err) {
-    if (n < 0 || c->n > INT32_MAX - n) return cot__fail(err, COT_LIMIT, NULL, "experts", "are too many");
-    size_t need = (size_t)c->n + (size_t)n;
+/* The bookkeeping of one more model, if it is new. */
+static cot_status add_model(cot__cache *c, int32_t model, cot_error *err) {
+    if (model < c->n_models) return COT_OK;
+    cot__cache_model *m = cot__realloc_array(c->model, (size_t)model + 1, sizeof *m);
+    if (!m) return cot__fail_memory(err, ((size_t)model + 1) * sizeof *m);
+    c->model = m;
+    for (; c->n_models <= model; c->n_models++) m[c->n_models] = (cot__cache_model){0};
+    return COT_OK;
+}
+
+static cot_status grow(cot__cache *c, int32_t n, cot_error *err) {
+    size_t need = (size_t)c->n + (size_t)n, banks = (size_t)c->n_banks;
     if (need > (size_t)c->cap) {
         size_t cap = need * 2;
         cot__cached *e = cot__realloc_array(c->entry, cap, sizeof *e);
@@ -31,22 +39,46 @@ cot_status cot__cache_add_bank(cot__cache *c, const uint32_t *pages, int32_t n, 
         c->resident = r;
         c->cap = (int32_t)(cap > INT32_MAX ? INT32_MAX : cap);
     }
-    int32_t *f = cot__realloc_array(c->first, (size_t)c->n_banks + 2, sizeof *f);
-    if (!f) return cot__fail_memory(err, ((size_t)c->n_banks + 2) * sizeof *f);
+    int32_t *f = cot__realloc_array(c->first, banks + 2, sizeof *f);
+    if (!f) return cot__fail_memory(err, (banks + 2) * sizeof *f);
     c->first = f;
-    for (int32_t i = 0; i < n; i++)
-        c->entry[c->n + i] = (cot__cached){
-            .bank = c->n_banks, .pages = pages[i], .place = -1, .rank = -INFINITY, .next_use = UINT64_MAX};
-    *first = f[c->n_banks++] = c->n;
-    c->n += n;
-    f[c->n_banks] = c->n;
+    cot__cache_place *p = cot__realloc_array(c->place, banks + 1, sizeof *p);
+    if (!p) return cot__fail_memory(err, (banks + 1) * sizeof *p);
+    c->place = p;
     return COT_OK;
+}
+
+cot_status cot__cache_add_bank(cot__cache *c, int32_t model, const uint32_t *pages, int32_t n, int32_t *bank,
+                               cot_error *err) {
+    int32_t b = 0;
+    if (n < 0 || c->n > INT32_MAX - n) return cot__fail(err, COT_LIMIT, NULL, "experts", "are too many");
+    COT_TRY(add_model(c, model, err));
+    while (b < c->n_banks && (c->place[b].model >= 0 || c->first[b + 1] - c->first[b] != n)) b++;
+    if (b == c->n_banks) {
+        COT_TRY(grow(c, n, err));
+        c->first[c->n_banks++] = c->n;
+        c->first[c->n_banks] = c->n += n;
+    }
+    for (int32_t i = 0; i < n; i++)
+        c->entry[c->first[b] + i] = (cot__cached){
+            .bank = b, .pages = pages[i], .place = -1, .rank = -INFINITY, .next_use = UINT64_MAX};
+    c->place[b] = (cot__cache_place){model, c->model[model].banks++};
+    *bank = b;
+    return COT_OK;
+}
+
+void cot__cache_drop(cot__cache *c, int32_t model) {
+    for (int32_t b = 0; b < c->n_banks; b++)
+        if (c->place[b].model == model) c->place[b].model = -1;
+    if (model < c->n_models) c->model[model] = (cot__cache_model){0};
 }
 
 void cot__cache_free(cot__cache *c) {
     cot__free(c->entry);
     cot__free(c->resident);
     cot__free(c->first);
+    cot__free(c->place);
+    cot__free(c->model);
     *c = (cot__cache){0};
 }
 
@@ -58,7 +90,9 @@ void cot__cache_turn(cot__cache *c, int32_t bank, bool sweep) {
         if (e->hinted) c->hinted_pages -= e->pages; /* it was not wanted after all */
         e->hinted = false;
     }
-    if (bank <= c->bank_now) c->pass++;
+    cot__cache_model *m = &c->model[c->place[bank].model];
+    if (c->place[bank].turn <= m->now) c->pass++;
+    m->now = c->place[bank].turn;
     c->bank_now = bank;
     c->turn_clock = c->clock;
 }
@@ -92,8 +126,10 @@ void cot__cache_remove(cot__cache *c, int32_t i) {
 }
 
 int32_t cot__cache_distance(const cot__cache *c, int32_t bank) {
-    int32_t d = bank - c->bank_now;
-    return d > 0 ? d : d + c->n_banks;
+    cot__cache_place p = c->place[bank], now = c->place[c->bank_now];
+    int32_t round = now.model >= 0 ? c->model[now.model].banks : 0;
+    if (p.model != now.model) return round + p.turn + 1;
+    return p.turn > now.turn ? p.turn - now.turn : p.turn - now.turn + round;
 }
 
 /* Layers until the next use, as far as can be expected: those until its turn, and a round for each turn that
@@ -102,7 +138,7 @@ static double expected_distance(const cot__cache *c, const cot__cached *e) {
     double often = exp2(e->rank - (double)c->pass / COT__HALF_LIFE) * (0.6931471805599453 / COT__HALF_LIFE),
            p = e->demand > 0 ? (double)e->demand : often;
     p = p > 1 ? 1 : p < 1e-6 ? 1e-6 : p;
-    return cot__cache_distance(c, e->bank) + (1 / p - 1) * c->n_banks;
+    return cot__cache_distance(c, e->bank) + (1 / p - 1) * c->model[c->place[e->bank].model].banks;
 }
 
 static double score(const cot__cache *c, const cot__cached *e) {

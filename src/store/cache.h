@@ -34,6 +34,14 @@ typedef struct cot__cached {
     uint64_t next_use; /* oracle: clock of the next use; UINT64_MAX: never again */
 } cot__cached;
 
+/* Whose bank it is, and its turn in a pass; where a model's pass is. */
+typedef struct cot__cache_place {
+    int32_t model, turn;
+} cot__cache_place;
+typedef struct cot__cache_model {
+    int32_t banks, now;
+} cot__cache_model;
+
 typedef struct cot__cache {
     cot__retention retention;
     cot__cached *entry;
@@ -44,13 +52,19 @@ typedef struct cot__cache {
     uint64_t clock, pass;         /* uses so far; times that the layers came round */
     int32_t *first;               /* number of each bank's first entry, and of the end */
     int32_t n_banks, bank_now;
+    cot__cache_place *place; /* of each bank */
+    cot__cache_model *model;
+    int32_t n_models;
     bool sweep;
     uint64_t turn_clock; /* at the beginning of the present turn */
 } cot__cache;
 
-/* Adds a bank of n entries of so many pages each; *first is the number of its first. */
-cot_status cot__cache_add_bank(cot__cache *c, const uint32_t *pages, int32_t n, int32_t *first,
+/* Adds a bank of n entries of so many pages each to a model (numbers from 0); *bank is its number. One that
+ * was dropped and had as many entries comes back. */
+cot_status cot__cache_add_bank(cot__cache *c, int32_t model, const uint32_t *pages, int32_t n, int32_t *bank,
                                cot_error *err);
+/* A model goes; none of its entries is resident. */
+void cot__cache_drop(cot__cache *c, int32_t model);
 void cot__cache_free(cot__cache *c);
 /* A bank's turn has come: the clock of passes and of distances; what was expected of the bank before it is
  * forgotten. sweep: from now on passes want nearly every expert, so that what was just passed goes first,
@@ -62,7 +76,7 @@ void cot__cache_remove(cot__cache *c, int32_t i);
 /* The resident to be evicted; −1: none may be. One that waits for its first use goes last, and never for a
  * hint. */
 int32_t cot__cache_victim(const cot__cache *c, bool for_hint);
-/* Layers until bank's turn comes (again): 1 … n_banks. */
+/* Layers until bank's turn comes (again), from 1; another model's comes when the present one's pass is over. */
 int32_t cot__cache_distance(const cot__cache *c, int32_t bank);
 
 #endif

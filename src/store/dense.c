@@ -105,7 +105,7 @@ static cot_status load_one(cot__store *s, cot__dense *d, batch *b, cot_error *er
 }
 
 cot_status cot__store_load(cot__store *s, cot_progress_fn *progress, void *user, cot_error *err) {
-    if (!s->stream) return COT_OK;
+    if (!s->stream || s->filled) return COT_OK;
     batch *b = cot__alloc_zero(1, sizeof *b);
     if (!b) return cot__fail_memory(err, sizeof *b);
     cot_status st = COT_OK;
@@ -118,5 +118,6 @@ cot_status cot__store_load(cot__store *s, cot_progress_fn *progress, void *user,
     /* What binding read by the way, headers and small tensors, is in the page cache still. */
     for (int f = 0; f < s->set->n_files && st == COT_OK; f++)
         cot__file_drop(s->set->files[f], 0, cot__file_size(s->set->files[f]));
+    s->filled = st == COT_OK;
     return st;
 }

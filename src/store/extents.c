@@ -20,17 +20,32 @@ static cot_status reserve(cot__range *r, size_t bytes, cot_error *err) {
     return COT_OK;
 }
 
-cot_status cot__stream_name(cot__stream *s, const cot__tensor *t, const void **out, cot_error *err) {
+cot_status cot__names_tensor(cot__store *store, const cot__tensor *t, const void **out, cot_error *err) {
+    cot__names *s = &store->names;
+    if (!s->files) s->files = cot__alloc_zero((size_t)store->set->n_files, sizeof *s->files);
+    if (!s->files) return cot__fail_memory(err, (size_t)store->set->n_files * sizeof *s->files);
     cot__range *r = &s->files[t->file];
-    COT_TRY(reserve(r, (size_t)cot__file_size(s->store->set->files[t->file]), err));
+    COT_TRY(reserve(r, (size_t)cot__file_size(store->set->files[t->file]), err));
     *out = r->base + t->offset;
     return COT_OK;
 }
 
-cot_status cot__stream_recipe(cot__stream *s, const cot__recipe *recipe, const void **out, cot_error *err) {
+void cot__names_free(cot__store *store) {
+    cot__names *s = &store->names;
+    for (int i = 0; s->files && i < store->set->n_files; i++)
+        if (s->files[i].base) munmap(s->files[i].base, s->files[i].bytes);
+    if (s->derived.base) munmap(s->derived.base, s->derived.bytes);
+    for (size_t i = 0; i < s->n_recipes; i++) cot__free(s->recipes[i]);
+    cot__free(s->recipes);
+    cot__free(s->recipe_at);
+    cot__free(s->files);
+}
+
+cot_status cot__names_recipe(cot__store *store, const cot__recipe *recipe, const void **out, cot_error *err) {
+    cot__names *s = &store->names;
     size_t room = 64 << 20, end; /* each byte of the files may serve several derived parts */
-    for (int i = 0; i < s->store->set->n_files; i++)
-        room += 8 * (size_t)cot__file_size(s->store->set->files[i]);
+    for (int i = 0; i < store->set->n_files; i++)
+        room += 8 * (size_t)cot__file_size(store->set->files[i]);
     COT_TRY(reserve(&s->derived, room, err));
     if (cot__add_overflow(s->derived_used, recipe->bytes, &end) || end > s->derived.bytes)
         return cot__fail(err, COT_LIMIT, NULL, "experts", "too much is derived from the file's tensors");
@@ -80,16 +95,17 @@ static size_t span(const cot_view *v) {
     return v->rows ? (size_t)(v->rows - 1) * v->row_stride + cot__row_bytes(v->type, v->cols) : 0;
 }
 
-static bool want_file(const cot__stream *s, const void *p, size_t bytes, size_t *at, want *out) {
-    for (int f = 0; f < s->store->set->n_files; f++)
-        if (inside(&s->files[f], p, bytes)) {
-            *out = (want){f, (uint64_t)((const char *)p - s->files[f].base), bytes, at};
+static bool want_file(const cot__store *s, const void *p, size_t bytes, size_t *at, want *out) {
+    const cot__range *r = s->names.files;
+    for (int f = 0; r && f < s->set->n_files; f++)
+        if (inside(&r[f], p, bytes)) {
+            *out = (want){f, (uint64_t)((const char *)p - r[f].base), bytes, at};
             return true;
         }
     return false;
 }
 
-static cot__recipe *recipe_of(const cot__stream *s, const void *p, size_t *offset) {
+static cot__recipe *recipe_of(const cot__names *s, const void *p, size_t *offset) {
     size_t at = (size_t)((const char *)p - s->derived.base), lo = 0, hi = s->n_recipes;
     while (hi - lo > 1) {
         size_t mid = (lo + hi) / 2;
@@ -112,9 +128,9 @@ static cot__recipe *recipe_of(const cot__stream *s, const void *p, size_t *offse
     } while (0)
 
 /* Joins what touches or shares a page, lays the joined extents out in the slot, page by page. */
-static cot_status lay_out(cot__stream *s, want *w, int n, cot__streamed *x, cot_error *err) {
+static cot_status lay_out(cot__bank *b, want *w, int n, cot__streamed *x, cot_error *err) {
     qsort(w, (size_t)n, sizeof *w, by_place);
-    x->segment = (int32_t)s->n_segments;
+    x->segment = (int32_t)b->n_segments;
     for (int i = 0; i < n;) {
         const uint64_t mask = COT__AIO_ALIGN - 1;
         uint64_t from = w[i].offset & ~mask, end = w[i].offset + w[i].bytes;
@@ -127,8 +143,8 @@ static cot_status lay_out(cot__stream *s, want *w, int n, cot__streamed *x, cot_
         for (uint64_t at = from; at < end; at += PIECE) {
             uint64_t stop = end - at > PIECE ? at + PIECE : end;
             size_t room = (size_t)(((stop + mask) & ~mask) - at);
-            GROW(s->segments, s->n_segments, s->cap_segments, 1);
-            s->segments[s->n_segments++] = (cot__segment){.file = s->store->set->files[w[i].file],
+            GROW(b->segments, b->n_segments, b->cap_segments, 1);
+            b->segments[b->n_segments++] = (cot__segment){.file = b->store->set->files[w[i].file],
                                                           .offset = at,
                                                           .bytes = room,
                                                           .need = (size_t)(stop - at),
@@ -137,39 +153,40 @@ static cot_status lay_out(cot__stream *s, want *w, int n, cot__streamed *x, cot_
         }
         i = j;
     }
-    x->n_segments = (int32_t)s->n_segments - x->segment;
+    x->n_segments = (int32_t)b->n_segments - x->segment;
     return COT_OK;
 }
 
-static cot_status add_expert(cot__stream *s, cot__expert *e, cot__streamed *x, cot_error *err) {
+static cot_status add_expert(cot__bank *b, cot__expert *e, cot__streamed *x, cot_error *err) {
+    const cot__store *store = b->store;
     want w[MOST_WANTS];
     int n = 0;
-    *x = (cot__streamed){.made = (int32_t)s->n_made};
-    GROW(s->made, s->n_made, s->cap_made, COT__PARTS); /* its places are pointed into below */
+    *x = (cot__streamed){.made = (int32_t)b->n_made};
+    GROW(b->made, b->n_made, b->cap_made, COT__PARTS); /* its places are pointed into below */
     for (int p = 0; p < COT__PARTS; p++) {
         cot_view *v = &e->part[p];
         size_t bytes = span(v);
         x->part_at[p] = COT__PINNED;
         if (!v->data || !bytes) continue;
-        if (want_file(s, v->data, bytes, &x->part_at[p], &w[n])) n++;
-        else if (inside(&s->derived, v->data, bytes)) {
-            cot__made *m = &s->made[s->n_made++];
+        if (want_file(store, v->data, bytes, &x->part_at[p], &w[n])) n++;
+        else if (inside(&store->names.derived, v->data, bytes)) {
+            cot__made *m = &b->made[b->n_made++];
             size_t offset;
-            *m = (cot__made){.recipe = recipe_of(s, v->data, &offset)};
+            *m = (cot__made){.recipe = recipe_of(&store->names, v->data, &offset)};
             for (int k = 0; k < 2 && m->recipe->raw[k]; k++)
-                if (want_file(s, m->recipe->raw[k], m->recipe->raw_bytes[k], &m->raw_at[k], &w[n])) n++;
+                if (want_file(store, m->recipe->raw[k], m->recipe->raw_bytes[k], &m->raw_at[k], &w[n])) n++;
                 else return cot__fail(err, COT_INTERNAL, NULL, "recipe", "reads what is in no file");
             x->part_at[p] = offset; /* inside what is made; completed below */
         }
     }
-    x->n_made = (int32_t)s->n_made - x->made;
-    COT_TRY(lay_out(s, w, n, x, err));
+    x->n_made = (int32_t)b->n_made - x->made;
+    COT_TRY(lay_out(b, w, n, x, err));
     for (int p = 0, m = x->made; p < COT__PARTS; p++) {
         const cot_view *v = &e->part[p];
-        if (!v->data || !inside(&s->derived, v->data, span(v))) continue;
-        s->made[m].at = x->bytes;
+        if (!v->data || !inside(&store->names.derived, v->data, span(v))) continue;
+        b->made[m].at = x->bytes;
         x->part_at[p] += x->bytes;
-        x->bytes += (s->made[m].recipe->bytes + 63) & ~(size_t)63;
+        x->bytes += (b->made[m].recipe->bytes + 63) & ~(size_t)63;
         m++;
     }
     x->bytes = (x->bytes + COT__AIO_ALIGN - 1) & ~(size_t)(COT__AIO_ALIGN - 1);
@@ -178,8 +195,9 @@ static cot_status add_expert(cot__stream *s, cot__expert *e, cot__streamed *x, c
     return COT_OK;
 }
 
-cot_status cot__stream_add_bank(cot__stream *s, cot__bank *bank, cot_error *err) {
-    size_t first = (size_t)s->cache.n, need = first + (size_t)bank->n;
+/* With the lock held, so that other stores may be in use. */
+static cot_status add_bank(cot__stream *s, cot__bank *bank, cot_error *err) {
+    size_t need = (size_t)s->cache.n + (size_t)bank->n;
     if (need > s->cap_experts) {
         size_t cap = need * 2;
         cot__streamed *x = cot__realloc_array(s->expert, cap, sizeof *x);
@@ -190,21 +208,41 @@ cot_status cot__stream_add_bank(cot__stream *s, cot__bank *bank, cot_error *err)
         s->slot = slot;
         s->cap_experts = cap;
     }
-    uint32_t *pages = cot__alloc_array((size_t)bank->n, sizeof *pages);
-    cot_status st = pages ? COT_OK : cot__fail_memory(err, (size_t)bank->n * sizeof *pages);
-    uint64_t most = 0, sum = 0;
-    for (int i = 0; i < bank->n && st == COT_OK; i++) {
-        cot__streamed *x = &s->expert[first + (size_t)i];
-        st = add_expert(s, &bank->experts[i], x, err);
-        s->slot[first + (size_t)i] = NULL;
-        pages[i] = (uint32_t)(x->bytes / COT__AIO_ALIGN);
-        if (x->bytes > most) most = x->bytes;
-        sum += x->bytes;
+    if (s->cache.n_banks == s->cap_banks) {
+        int cap = s->cap_banks ? s->cap_banks * 2 : 64;
+        cot__bank **p = cot__realloc_array(s->bank, (size_t)cap, sizeof *p);
+        if (!p) return cot__fail_memory(err, (size_t)cap * sizeof *p);
+        s->bank = p;
+        s->cap_banks = cap;
     }
-    if (st == COT_OK) st = cot__cache_add_bank(&s->cache, pages, bank->n, &bank->first, err);
+    cot__streamed *x = cot__alloc_array((size_t)bank->n, sizeof *x);
+    uint32_t *pages = cot__alloc_array((size_t)bank->n, sizeof *pages);
+    cot_status st = x && pages ? COT_OK : cot__fail_memory(err, (size_t)bank->n * sizeof *x);
+    for (int i = 0; i < bank->n && st == COT_OK; i++) {
+        st = add_expert(bank, &bank->experts[i], &x[i], err);
+        pages[i] = (uint32_t)(x[i].bytes / COT__AIO_ALIGN);
+    }
+    if (st == COT_OK)
+        st = cot__cache_add_bank(&s->cache, bank->store->number, pages, bank->n, &bank->turn, err);
+    if (st == COT_OK) {
+        bank->first = s->cache.first[bank->turn];
+        s->bank[bank->turn] = bank;
+        s->n_banks++;
+        for (int i = 0; i < bank->n; i++) {
+            s->expert[bank->first + i] = x[i];
+            s->slot[bank->first + i] = NULL;
+            s->all += x[i].bytes;
+            if (x[i].bytes > s->smallest) s->smallest = x[i].bytes;
+        }
+    }
+    cot__free(x);
     cot__free(pages);
-    if (st != COT_OK) return st;
-    s->all += sum;
-    if (most > s->smallest) s->smallest = most;
-    return COT_OK;
+    return st;
+}
+
+cot_status cot__stream_add_bank(cot__stream *s, cot__bank *bank, cot_error *err) {
+    pthread_mutex_lock(&s->lock);
+    cot_status st = add_bank(s, bank, err);
+    pthread_mutex_unlock(&s->lock);
+    return st;
 }

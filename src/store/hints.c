@@ -11,7 +11,7 @@ static const double STEP = 0.125, MOST_ALLOWANCE = 16;
 static uint64_t limit(const cot__stream *s) {
     uint64_t all = s->capacity < s->all ? s->capacity : s->all;
     if (!s->cache.sweep) return all / 4;
-    uint64_t two = s->cache.n_banks ? s->all / (uint64_t)s->cache.n_banks * 2 : 0;
+    uint64_t two = s->n_banks ? s->all / (uint64_t)s->n_banks * 2 : 0;
     return two < all / 2 ? two : all / 2;
 }
 
@@ -35,12 +35,13 @@ static void grant(cot__stream *s, cot__wish *w, int *n, double *credit) {
 /* The banks after the present one, in order; round to where it stands only where every pass is a sweep: after
  * the last layer of a prompt, the first ones are hardly wanted whole. */
 static void read_ahead(cot__stream *s) {
-    int banks = s->cache.n_banks;
-    int most = s->ring ? banks - 1 : banks - 1 - s->cache.bank_now;
+    const cot__bank *now = s->bank[s->cache.bank_now];
+    if (!now) return;
+    int banks = now->store->n_banks, most = s->ring ? banks - 1 : banks - 1 - now->at;
     for (; s->ahead_bank < most; s->ahead_bank++, s->ahead_at = 0) {
-        int b = (s->cache.bank_now + 1 + s->ahead_bank) % banks, n = s->store->banks[b].n;
-        for (; s->ahead_at < n; s->ahead_at++) {
-            int32_t i = s->store->banks[b].first + s->ahead_at;
+        const cot__bank *b = now->store->banks[(now->at + 1 + s->ahead_bank) % banks];
+        for (; s->ahead_at < b->n; s->ahead_at++) {
+            int32_t i = b->first + s->ahead_at;
             if (s->slot[i]) continue;
             if (!may_start(s, i) || cot__stream_load(s, i, true, NULL) != COT_OK) return;
         }
@@ -75,10 +76,10 @@ void cot__stream_pump(cot__stream *s) {
 }
 
 /* Guesses about a bank are over when its turn has come. */
-static void forget(cot__stream *s, int bank) {
+static void forget(cot__stream *s, const cot__bank *bank) {
     int kept = 0;
     for (int k = 0; k < s->n_guess; k++)
-        if (s->cache.entry[s->guess[k].expert].bank != bank) s->guess[kept++] = s->guess[k];
+        if (cot__stream_bank(s, s->guess[k].expert) != bank) s->guess[kept++] = s->guess[k];
     s->n_guess = kept;
 }
 
@@ -88,8 +89,8 @@ void cot__store_turn(cot__store *store, int bank, bool sweep) {
     pthread_mutex_lock(&s->lock);
     sweep |= s->ring;
     if (s->cache.sweep != sweep) cot__aio_window(s->aio, sweep ? SWEEP_WINDOW : GUESS_WINDOW);
-    cot__cache_turn(&s->cache, bank, sweep);
-    forget(s, bank);
+    cot__cache_turn(&s->cache, store->banks[bank]->turn, sweep);
+    forget(s, store->banks[bank]);
     s->turned = true;
     s->ahead_bank = s->ahead_at = s->n_certain = 0;
     pthread_mutex_unlock(&s->lock);
@@ -99,13 +100,14 @@ void cot__store_hint(cot__store *store, int bank, const int32_t *ids, const floa
                      uint64_t epoch) {
     cot__stream *s = store->stream;
     if (!s || bank < 0 || bank >= store->n_banks) return;
+    const cot__bank *b = store->banks[bank];
     pthread_mutex_lock(&s->lock);
-    if (probability) forget(s, bank); /* better ones have come */
+    if (probability) forget(s, b); /* better ones have come */
     cot__wish *list = probability ? s->guess : s->certain;
     int *count = probability ? &s->n_guess : &s->n_certain;
     for (int k = 0; k < n; k++) {
-        if (ids[k] < 0 || ids[k] >= store->banks[bank].n) continue;
-        int32_t i = store->banks[bank].first + ids[k];
+        if (ids[k] < 0 || ids[k] >= b->n) continue;
+        int32_t i = b->first + ids[k];
         if (probability && probability[k] > s->cache.entry[i].demand)
             s->cache.entry[i].demand = probability[k];
         s->better |= probability && probability[k] >= COT__SURE;

@@ -229,8 +229,11 @@ static cot_status set_up(replay *p, const cot_replay_options *o, cot_error *err)
     uint64_t *seen = cot__alloc_array((size_t)all + 1, sizeof *seen);
     cot_status s = pages && p->first && p->next && seen ? COT_OK : cot__fail_memory(err, t->n_ids * 8);
     for (int i = 0; i < most && s == COT_OK; i++) pages[i] = 1;
-    for (int i = 0; i < t->n_sites && s == COT_OK; i++)
-        s = cot__cache_add_bank(&p->cache, pages, t->experts[i], &p->first[i], err);
+    for (int i = 0; i < t->n_sites && s == COT_OK; i++) {
+        int32_t bank; /* i */
+        s = cot__cache_add_bank(&p->cache, 0, pages, t->experts[i], &bank, err);
+        if (s == COT_OK) p->first[i] = p->cache.first[bank];
+    }
     for (int i = 0; i < all && s == COT_OK; i++) seen[i] = UINT64_MAX;
     for (size_t i = t->n_turns; i-- > 0 && s == COT_OK;)
         for (int32_t k = t->turns[i].n; k-- > 0;) {

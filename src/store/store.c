@@ -16,7 +16,9 @@ cot_status cot__store_create(cot__store **out, const cot__tensor_set *set, const
     s->loaded = cot__alloc_zero(set->n_tensors, sizeof *s->loaded);
     cot_status st = s->loaded ? COT_OK : cot__fail_memory(err, set->n_tensors * sizeof *s->loaded);
     if (st == COT_OK && s->opt.residency >= COT__RESIDENCY_STREAM)
-        st = cot__stream_create(&s->stream, s, err);
+        st = options->beside && !options->beside->stream
+                 ? cot__fail(err, COT_ARGUMENT, NULL, "beside", "the other store does not stream")
+                 : cot__stream_join(s, options->beside, err);
     if (st != COT_OK) cot__store_free(&s);
     else *out = s;
     return st;
@@ -25,11 +27,17 @@ cot_status cot__store_create(cot__store **out, const cot__tensor_set *set, const
 void cot__store_free(cot__store **store) {
     if (!store || !*store) return;
     cot__store *s = *store;
-    cot__stream_free(&s->stream);
+    cot__stream_leave(s);
+    cot__names_free(s);
     cot__dense_free(s);
     for (size_t i = 0; s->loaded && i < s->set->n_tensors; i++) cot__free(s->loaded[i]);
     for (size_t i = 0; i < s->n_derived; i++) cot__free(s->derived[i]);
-    for (int i = 0; i < s->n_banks; i++) cot__free(s->banks[i].experts);
+    for (int i = 0; i < s->n_banks; i++) {
+        cot__free(s->banks[i]->experts);
+        cot__free(s->banks[i]->segments);
+        cot__free(s->banks[i]->made);
+        cot__free(s->banks[i]);
+    }
     cot__free(s->loaded);
     cot__free(s->derived);
     cot__free(s->banks);
@@ -66,7 +74,7 @@ cot_status cot__store_tensor(cot__store *s, const cot__tensor *t, const void **o
 }
 
 cot_status cot__store_name(cot__store *s, const cot__tensor *t, const void **out, cot_error *err) {
-    return s->stream ? cot__stream_name(s->stream, t, out, err) : cot__store_tensor(s, t, out, err);
+    return s->stream ? cot__names_tensor(s, t, out, err) : cot__store_tensor(s, t, out, err);
 }
 
 cot_status cot__store_derived(cot__store *s, size_t bytes, void **out, cot_error *err) {
@@ -86,7 +94,7 @@ cot_status cot__store_derived(cot__store *s, size_t bytes, void **out, cot_error
 }
 
 cot_status cot__store_recipe(cot__store *s, const cot__recipe *r, const void **out, cot_error *err) {
-    if (s->stream) return cot__stream_recipe(s->stream, r, out, err);
+    if (s->stream) return cot__names_recipe(s, r, out, err);
     void *p;
     COT_TRY(cot__store_derived(s, r->bytes, &p, err));
     r->make(r, r->raw, p);
@@ -97,18 +105,24 @@ cot_status cot__store_recipe(cot__store *s, const cot__recipe *r, const void **o
 cot_status cot__store_add_bank(cot__store *s, const cot__expert *experts, int n, int *out, cot_error *err) {
     if (s->n_banks == s->cap_banks) {
         int cap = s->cap_banks ? s->cap_banks * 2 : 64;
-        cot__bank *p = cot__realloc_array(s->banks, (size_t)cap, sizeof *p);
+        cot__bank **p = cot__realloc_array(s->banks, (size_t)cap, sizeof *p);
         if (!p) return cot__fail_memory(err, (size_t)cap * sizeof *p);
         s->banks = p;
         s->cap_banks = cap;
     }
-    cot__expert *copy = cot__alloc_array((size_t)n, sizeof *copy);
-    if (!copy) return cot__fail_memory(err, (size_t)n * sizeof *copy);
-    memcpy(copy, experts, (size_t)n * sizeof *copy);
-    cot__bank b = {.experts = copy, .n = n};
-    cot_status st = s->stream ? cot__stream_add_bank(s->stream, &b, err) : COT_OK;
+    cot__bank *b = cot__alloc(sizeof *b);
+    if (!b) return cot__fail_memory(err, sizeof *b);
+    *b = (cot__bank){.store = s, .n = n, .at = s->n_banks};
+    b->experts = cot__alloc_array((size_t)n, sizeof *b->experts);
+    if (b->experts) memcpy(b->experts, experts, (size_t)n * sizeof *b->experts);
+    cot_status st = !b->experts ? cot__fail_memory(err, (size_t)n * sizeof *b->experts)
+                    : s->stream ? cot__stream_add_bank(s->stream, b, err)
+                                : COT_OK;
     if (st != COT_OK) {
-        cot__free(copy);
+        cot__free(b->experts);
+        cot__free(b->segments);
+        cot__free(b->made);
+        cot__free(b);
         return st;
     }
     *out = s->n_banks;
@@ -117,11 +131,28 @@ cot_status cot__store_add_bank(cot__store *s, const cot__expert *experts, int n,
 }
 
 const cot__expert *cot__store_shape(const cot__store *s, int bank, int id) {
-    return &s->banks[bank].experts[id];
+    return &s->banks[bank]->experts[id];
 }
 
-uint64_t cot__store_smallest(const cot__store *s) { return s->stream ? s->stream->smallest : 0; }
-uint64_t cot__store_all(const cot__store *s) { return s->stream ? s->stream->all : 0; }
+static void look(cot__stream *s, uint64_t *smallest, uint64_t *all) {
+    *smallest = *all = 0;
+    if (!s) return;
+    pthread_mutex_lock(&s->lock); /* stores beside this one come and go */
+    *smallest = s->smallest;
+    *all = s->all;
+    pthread_mutex_unlock(&s->lock);
+}
+
+uint64_t cot__store_smallest(const cot__store *s) {
+    uint64_t smallest, all;
+    look(s->stream, &smallest, &all);
+    return smallest;
+}
+uint64_t cot__store_all(const cot__store *s) {
+    uint64_t smallest, all;
+    look(s->stream, &smallest, &all);
+    return all;
+}
 uint64_t cot__store_fixed(const cot__store *s) { return s->resident; }
 
 /* ---- leases ---- */
@@ -130,7 +161,7 @@ cot_status cot__store_acquire(cot__store *s, int bank, const int32_t *ids, int n
                               cot__lease *lease, cot_error *err) {
     if (bank < 0 || bank >= s->n_banks)
         return cot__fail(err, COT_INTERNAL, NULL, "bank", "%d does not exist", bank);
-    *lease = (cot__lease){.bank = s->banks[bank].experts, .ids = ids, .n = n, .bank_number = bank};
+    *lease = (cot__lease){.bank = s->banks[bank]->experts, .ids = ids, .n = n, .bank_number = bank};
     if (!s->stream) return COT_OK;
     if (!state && n) return cot__fail(err, COT_INTERNAL, NULL, "lease", "a streamed lease needs its state");
     lease->state = state;

@@ -26,6 +26,9 @@ typedef struct cot__store_options {
     cot__residency residency;
     cot__retention retention;
     cot__aio_options aio; /* streamed residencies; SIM: its latency and bandwidth */
+    /* A streaming store whose slots, budget and policy this one shares (the rest above is then that store's);
+     * either may be freed first. */
+    struct cot__store *beside;
 } cot__store_options;
 
 /* The parts of an expert: each its own format, layout and place. Absent parts have data == NULL and rows ==
@@ -96,7 +99,8 @@ cot_status cot__store_repack(cot__store *store, cot_view *const *views, size_t n
  * changing nothing, below cot__store_smallest. */
 cot_status cot__store_set_capacity(cot__store *store, uint64_t bytes, cot_error *err);
 uint64_t cot__store_smallest(const cot__store *store); /* the largest expert; 0: nothing is streamed */
-uint64_t cot__store_all(const cot__store *store);      /* all experts; 0: nothing is streamed */
+uint64_t cot__store_all(const cot__store *store);      /* all experts; 0: nothing is streamed. These two and
+                                                          the capacity are of all stores side by side. */
 uint64_t cot__store_fixed(const cot__store *store);    /* bytes that stay: dense weights, derived tensors */
 
 /* ---- leases ---- */
@@ -153,8 +157,9 @@ typedef struct cot__bank_stats {
 } cot__bank_stats;
 typedef struct cot__store_stats {
     cot__bank_stats all;
-    uint64_t resident_bytes; /* owned by the store; mapped pages are the kernel's */
-    uint64_t expert_bytes, capacity;
+    uint64_t resident_bytes; /* owned by the store and those beside it; mapped pages are the kernel's */
+    uint64_t expert_bytes;   /* this store's experts … */
+    uint64_t cache_bytes, capacity; /* … and those of all that share the budget */
     uint64_t evicted, cancelled;
     double disk_busy; /* seconds with reads in flight */
     const char *io;   /* how it reads; "" when it does not stream */

@@ -13,26 +13,6 @@
 
 enum { MISSING, PINNED, HANDED, DONE }; /* states of an expert in a lease */
 
-cot_status cot__stream_create(cot__stream **out, cot__store *store, cot_error *err) {
-    cot__stream *s = cot__alloc_zero(1, sizeof *s);
-    if (!s) return cot__fail_memory(err, sizeof *s);
-    pthread_mutex_init(&s->lock, NULL);
-    pthread_cond_init(&s->freed, NULL);
-    s->store = store;
-    s->capacity = UINT64_MAX;
-    s->allowance = s->credit = 4;
-    s->cache.retention = store->opt.retention;
-    s->ring = store->opt.residency == COT__RESIDENCY_RING;
-    s->files = cot__alloc_zero((size_t)store->set->n_files, sizeof *s->files);
-    s->certain = cot__alloc_array(COT__WISHES, sizeof *s->certain);
-    s->guess = cot__alloc_array(COT__WISHES, sizeof *s->guess);
-    cot_status st = s->files && s->certain && s->guess ? COT_OK : cot__fail_memory(err, COT__WISHES * 32);
-    if (st == COT_OK) st = cot__aio_create(&s->aio, &store->opt.aio, err);
-    if (st != COT_OK) cot__stream_free(&s);
-    else *out = s;
-    return st;
-}
-
 static void free_slot(cot__stream *s, cot__slot *k) {
     if (!k) return;
     if (k->memory) cot__slab_give(&s->slab, k->memory);
@@ -50,42 +30,66 @@ static void trim(cot__stream *s, uint64_t most) {
     }
 }
 
-void cot__stream_free(cot__stream **stream) {
-    if (!stream || !*stream) return;
-    cot__stream *s = *stream;
+static void free_stream(cot__stream *s) {
     cot__aio_free(&s->aio); /* nothing arrives any more */
     for (int32_t i = 0; i < s->cache.n; i++) free_slot(s, s->slot[i]);
     trim(s, 0);
     cot__slab_free(&s->slab);
-    for (int i = 0; s->files && i < s->store->set->n_files; i++)
-        if (s->files[i].base) munmap(s->files[i].base, s->files[i].bytes);
-    if (s->derived.base) munmap(s->derived.base, s->derived.bytes);
-    for (size_t i = 0; i < s->n_recipes; i++) cot__free(s->recipes[i]);
     cot__cache_free(&s->cache);
-    cot__free(s->recipes);
-    cot__free(s->recipe_at);
+    cot__free(s->store);
+    cot__free(s->bank);
     cot__free(s->expert);
     cot__free(s->slot);
-    cot__free(s->segments);
-    cot__free(s->made);
     cot__free(s->loading);
-    cot__free(s->files);
     cot__free(s->certain);
     cot__free(s->guess);
     pthread_mutex_destroy(&s->lock);
     pthread_cond_destroy(&s->freed);
     cot__free(s);
-    *stream = NULL;
+}
+
+static cot_status create(cot__stream **out, const cot__store_options *o, cot_error *err) {
+    cot__stream *s = cot__alloc_zero(1, sizeof *s);
+    if (!s) return cot__fail_memory(err, sizeof *s);
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->freed, NULL);
+    s->capacity = UINT64_MAX;
+    s->allowance = s->credit = 4;
+    s->cache.retention = o->retention;
+    s->ring = o->residency == COT__RESIDENCY_RING;
+    s->certain = cot__alloc_array(COT__WISHES, sizeof *s->certain);
+    s->guess = cot__alloc_array(COT__WISHES, sizeof *s->guess);
+    cot_status st = s->certain && s->guess ? COT_OK : cot__fail_memory(err, COT__WISHES * 32);
+    if (st == COT_OK) st = cot__aio_create(&s->aio, &o->aio, err);
+    if (st != COT_OK) free_stream(s);
+    else *out = s;
+    return st;
+}
+
+cot_status cot__stream_join(cot__store *store, cot__store *beside, cot_error *err) {
+    cot__stream *s = beside ? beside->stream : NULL;
+    if (!s) COT_TRY(create(&s, &store->opt, err));
+    pthread_mutex_lock(&s->lock);
+    int i = 0;
+    while (i < s->n_stores && s->store[i]) i++;
+    cot__store **p =
+        i < s->n_stores ? s->store : cot__realloc_array(s->store, (size_t)i + 1, sizeof(cot__store *));
+    if (p) {
+        s->store = p;
+        s->n_stores = i < s->n_stores ? s->n_stores : i + 1;
+        p[store->number = i] = store;
+        store->stream = s;
+    }
+    pthread_mutex_unlock(&s->lock);
+    if (p) return COT_OK;
+    if (!beside) free_stream(s);
+    return cot__fail_memory(err, ((size_t)i + 1) * sizeof *p);
 }
 
 /* ---- slots ---- */
 
-static cot__bank *bank_of(const cot__stream *s, int32_t i) {
-    return &s->store->banks[s->cache.entry[i].bank];
-}
-
 static void set_views(cot__stream *s, int32_t i, const char *memory) {
-    cot__bank *b = bank_of(s, i);
+    cot__bank *b = cot__stream_bank(s, i);
     cot__expert *e = &b->experts[i - b->first];
     for (int p = 0; p < COT__PARTS; p++)
         if (s->expert[i].part_at[p] != COT__PINNED)
@@ -108,12 +112,12 @@ static uint64_t used(const cot__stream *s) { return s->cache.pages * COT__AIO_AL
 
 static void notice(cot__stream *s);
 
-/* Drops hints whose reads have not begun: of one bank, or (−1) of all. */
-static void abandon_hints(cot__stream *s, int32_t bank) {
+/* Drops hints whose reads have not begun: of one bank, or (NULL) of all. */
+static void abandon_hints(cot__stream *s, const cot__bank *bank) {
     for (int j = 0; j < s->n_loading; j++) {
         cot__slot *k = s->loading[j];
         if (!k->hint || s->cache.entry[k->expert].leases > 1) continue;
-        if (bank >= 0 && s->cache.entry[k->expert].bank != bank) continue;
+        if (bank && cot__stream_bank(s, k->expert) != bank) continue;
         for (int r = 0; r < k->n_reads; r++)
             if (cot__aio_cancel(s->aio, &k->reads[r])) {
                 atomic_store(&k->error, ECANCELED); /* what arrives of it is thrown away */
@@ -126,7 +130,7 @@ static void abandon_hints(cot__stream *s, int32_t bank) {
 /* Brings what is resident below the capacity, as far as nobody holds it. */
 static void shrink(cot__stream *s) {
     if (used(s) > s->capacity && s->n_loading)
-        abandon_hints(s, -1); /* not worth keeping when room is short */
+        abandon_hints(s, NULL); /* not worth keeping when room is short */
     while (used(s) > s->capacity) {
         int32_t i = cot__cache_victim(&s->cache, false);
         if (i < 0) break;
@@ -194,6 +198,7 @@ static void on_read(cot__read *r, int error) {
 
 cot_status cot__stream_load(cot__stream *s, int32_t i, bool hint, cot_error *err) {
     const cot__streamed *x = &s->expert[i];
+    cot__bank *b = cot__stream_bank(s, i);
     cot__slot *k;
     if (!make_room(s, i, hint)) return COT_LIMIT;
     COT_TRY(take_slot(s, i, &k, err));
@@ -204,7 +209,7 @@ cot_status cot__stream_load(cot__stream *s, int32_t i, bool hint, cot_error *err
     atomic_store(&k->error, 0);
     atomic_store(&k->failed, NULL);
     for (int r = 0; r < x->n_segments; r++) {
-        const cot__segment *g = &s->segments[x->segment + r];
+        const cot__segment *g = &b->segments[x->segment + r];
         k->reads[r] = (cot__read){.file = g->file,
                                   .offset = g->offset,
                                   .bytes = g->bytes,
@@ -212,7 +217,7 @@ cot_status cot__stream_load(cot__stream *s, int32_t i, bool hint, cot_error *err
                                   .dst = k->memory + g->at,
                                   .done = on_read,
                                   .user = k};
-        bank_of(s, i)->stats.bytes_read += g->need;
+        b->stats.bytes_read += g->need;
     }
     s->slot[i] = k;
     s->cache.entry[i].hinted = hint;
@@ -221,7 +226,7 @@ cot_status cot__stream_load(cot__stream *s, int32_t i, bool hint, cot_error *err
     k->loading_at = s->n_loading;
     s->loading[s->n_loading++] = k;
     if (!hint) s->n_urgent++;
-    else bank_of(s, i)->stats.hinted++;
+    else b->stats.hinted++;
     cot__aio_submit(s->aio, k->reads, k->n_reads, !hint);
     return COT_OK;
 }
@@ -229,7 +234,7 @@ cot_status cot__stream_load(cot__stream *s, int32_t i, bool hint, cot_error *err
 static void make_parts(cot__stream *s, int32_t i, char *memory) {
     const cot__streamed *x = &s->expert[i];
     for (int m = x->made; m < x->made + x->n_made; m++) {
-        const cot__made *d = &s->made[m];
+        const cot__made *d = &cot__stream_bank(s, i)->made[m];
         const void *raw[2] = {memory + d->raw_at[0], memory + d->raw_at[1]};
         d->recipe->make(d->recipe, raw, memory + d->at);
     }
@@ -267,8 +272,8 @@ cot_status cot__stream_failed(const cot__read *r, int error, cot_error *err) {
 
 /* ---- leases ---- */
 
-static int32_t number(const cot__stream *s, const cot__lease *l, int at) {
-    return s->store->banks[l->bank_number].first + l->ids[at];
+static int32_t number(const cot__lease *l, int at) {
+    return l->store->banks[l->bank_number]->first + l->ids[at];
 }
 
 /* Asks for what the lease misses, as far as there is room. */
@@ -276,7 +281,7 @@ static cot_status ask(cot__stream *s, cot__lease *l, cot_error *err) {
     s->starved = false;
     for (int a = 0; l->missing > 0 && a < l->n; a++) {
         if (l->state[a] != MISSING) continue;
-        int32_t i = number(s, l, a);
+        int32_t i = number(l, a);
         if (s->slot[i] && s->slot[i]->loading_at >= 0 && atomic_load(&s->slot[i]->error))
             continue; /* soon gone */
         if (!s->slot[i]) {
@@ -293,14 +298,14 @@ static cot_status ask(cot__stream *s, cot__lease *l, cot_error *err) {
 }
 
 cot_status cot__stream_acquire(cot__stream *s, cot__lease *l, cot_error *err) {
-    cot__bank *b = &s->store->banks[l->bank_number];
+    cot__bank *b = l->store->banks[l->bank_number];
     pthread_mutex_lock(&s->lock);
     cot__aio_poll(s->aio);
     notice(s);
     l->missing = l->n;
     b->stats.acquired += (uint64_t)l->n;
     for (int a = 0; a < l->n; a++) { /* what is here first, lest it make room for the rest */
-        int32_t i = number(s, l, a);
+        int32_t i = number(l, a);
         cot__slot *k = s->slot[i];
         bool first_use = k && s->cache.entry[i].hinted;
         cot__cache_use(&s->cache, i);
@@ -323,7 +328,7 @@ cot_status cot__stream_acquire(cot__stream *s, cot__lease *l, cot_error *err) {
     }
     cot__stream_adjust(s);
     /* The guesses that were wrong make way for what is wanted. */
-    if (l->missing && s->n_loading && !s->cache.sweep) abandon_hints(s, l->bank_number);
+    if (l->missing && s->n_loading && !s->cache.sweep) abandon_hints(s, b);
     cot_status st = ask(s, l, err);
     pthread_mutex_unlock(&s->lock);
     if (st != COT_OK) cot__stream_release(s, l);
@@ -332,7 +337,7 @@ cot_status cot__stream_acquire(cot__stream *s, cot__lease *l, cot_error *err) {
 
 /* A read that the lease waits for has failed. */
 static cot_status give_up(cot__stream *s, cot__lease *l, int at, cot_error *err) {
-    int32_t i = number(s, l, at);
+    int32_t i = number(l, at);
     const cot__slot *k = s->slot[i];
     cot_status st = cot__stream_failed(atomic_load(&k->failed), atomic_load(&k->error), err);
     l->state[at] = DONE;
@@ -346,7 +351,7 @@ static cot_status collect(cot__stream *s, cot__lease *l, int *which, int most, i
     *pending = false;
     for (int a = 0; a < l->n && *n < most; a++) {
         if (l->state[a] != PINNED) continue;
-        const cot__slot *k = s->slot[number(s, l, a)];
+        const cot__slot *k = s->slot[number(l, a)];
         if (k->loading_at >= 0) {
             *pending = true;
             continue;
@@ -364,7 +369,7 @@ static cot_status collect(cot__stream *s, cot__lease *l, int *which, int most, i
 }
 
 cot_status cot__stream_take(cot__stream *s, cot__lease *l, int *which, int most, int *n, cot_error *err) {
-    cot__bank *b = &s->store->banks[l->bank_number];
+    cot__bank *b = l->store->banks[l->bank_number];
     bool pending = false;
     *n = 0;
     pthread_mutex_lock(&s->lock);
@@ -394,7 +399,7 @@ cot_status cot__stream_take(cot__stream *s, cot__lease *l, int *which, int most,
 }
 
 static void give_back(cot__stream *s, cot__lease *l, int at) {
-    int32_t i = number(s, l, at);
+    int32_t i = number(l, at);
     l->out -= l->state[at] == HANDED;
     l->state[at] = DONE;
     if (--s->cache.entry[i].leases == 0 && s->slot[i]->loading_at < 0 && atomic_load(&s->slot[i]->error))
@@ -429,6 +434,60 @@ void cot__stream_release(cot__stream *s, cot__lease *l) {
     pthread_mutex_unlock(&s->lock);
 }
 
+/* ---- a model goes ---- */
+
+/* Waits for what still arrives for a store, then evicts what it has. */
+static void clear(cot__stream *s, const cot__store *store) {
+    for (int busy = 1; busy;) {
+        for (int i = 0; i < store->n_banks; i++) abandon_hints(s, store->banks[i]);
+        busy = 0;
+        for (int j = 0; j < s->n_loading; j++) busy += cot__stream_bank(s, s->loading[j]->expert)->store == store;
+        uint64_t seen = cot__aio_ended(s->aio);
+        cot__aio_poll(s->aio);
+        notice(s);
+        if (!busy) break;
+        pthread_mutex_unlock(&s->lock);
+        cot__aio_wait(s->aio, seen);
+        pthread_mutex_lock(&s->lock);
+    }
+    for (int i = 0; i < store->n_banks; i++)
+        for (int32_t e = store->banks[i]->first; e < store->banks[i]->first + store->banks[i]->n; e++)
+            if (s->slot[e]) evict(s, e);
+}
+
+static int without(const cot__stream *s, cot__wish *w, int n, const cot__store *store) {
+    int kept = 0;
+    for (int k = 0; k < n; k++)
+        if (cot__stream_bank(s, w[k].expert)->store != store) w[kept++] = w[k];
+    return kept;
+}
+
+void cot__stream_leave(cot__store *store) {
+    cot__stream *s = store->stream;
+    int left = 0;
+    if (!s) return;
+    pthread_mutex_lock(&s->lock);
+    s->n_certain = without(s, s->certain, s->n_certain, store);
+    s->n_guess = without(s, s->guess, s->n_guess, store);
+    clear(s, store);
+    s->store[store->number] = NULL;
+    s->all = s->smallest = 0;
+    for (int b = 0; b < s->cache.n_banks; b++) {
+        if (s->bank[b] && s->bank[b]->store == store) s->bank[b] = NULL, s->n_banks--;
+        for (int32_t e = s->cache.first[b]; s->bank[b] && e < s->cache.first[b + 1]; e++) {
+            s->all += s->expert[e].bytes;
+            if (s->expert[e].bytes > s->smallest) s->smallest = s->expert[e].bytes;
+        }
+    }
+    cot__cache_drop(&s->cache, store->number);
+    for (int i = 0; i < s->n_stores; i++) left += s->store[i] != NULL;
+    trim(s, 0);
+    pthread_cond_broadcast(&s->freed);
+    pthread_mutex_unlock(&s->lock);
+    if (!left) free_stream(s);
+    store->stream = NULL;
+}
+
 /* ---- budget and figures ---- */
 
 cot_status cot__store_set_capacity(cot__store *store, uint64_t bytes, cot_error *err) {
@@ -447,7 +506,7 @@ cot_status cot__store_set_capacity(cot__store *store, uint64_t bytes, cot_error 
 
 void cot__store_get_bank_stats(cot__store *store, int bank, cot__bank_stats *out) {
     if (store->stream) pthread_mutex_lock(&store->stream->lock);
-    *out = store->banks[bank].stats;
+    *out = store->banks[bank]->stats;
     if (store->stream) pthread_mutex_unlock(&store->stream->lock);
 }
 
@@ -471,7 +530,10 @@ void cot__store_get_stats(cot__store *store, cot__store_stats *out) {
     cot__aio_stats a;
     cot__aio_get_stats(s->aio, &a);
     pthread_mutex_lock(&s->lock);
-    out->expert_bytes = used(s);
+    for (int i = 0; i < store->n_banks; i++)
+        for (int32_t e = store->banks[i]->first; e < store->banks[i]->first + store->banks[i]->n; e++)
+            if (s->slot[e]) out->expert_bytes += s->slot[e]->bytes;
+    out->cache_bytes = used(s);
     out->resident_bytes += used(s);
     out->capacity = s->capacity;
     out->evicted = s->evicted;

@@ -8,13 +8,6 @@
 #include "store/slab.h"
 #include "store/store.h"
 
-typedef struct cot__bank {
-    cot__expert *experts; /* streaming: data is set while the expert has a slot */
-    int n;
-    int32_t first; /* streaming: number of its first expert in the cache */
-    cot__bank_stats stats;
-} cot__bank;
-
 /* One read of an expert, and where it goes in the slot. */
 typedef struct cot__segment {
     cot__file *file;
@@ -27,6 +20,17 @@ typedef struct cot__made {
     const cot__recipe *recipe;
     size_t raw_at[2], at;
 } cot__made;
+
+typedef struct cot__bank {
+    cot__store *store;
+    cot__expert *experts; /* streaming: data is set while the expert has a slot */
+    int n, at;            /* experts; number in its store */
+    int32_t first, turn;  /* streaming: numbers of its first expert, and of the bank, in the cache */
+    cot__segment *segments;
+    cot__made *made;
+    size_t n_segments, cap_segments, n_made, cap_made;
+    cot__bank_stats stats;
+} cot__bank;
 
 #define COT__PINNED SIZE_MAX
 typedef struct cot__streamed {
@@ -63,19 +67,19 @@ typedef struct cot__range {
 
 enum { COT__WISHES = 8192 };
 
+/* The slots of all stores that share a budget. */
 typedef struct cot__stream {
-    cot__store *store;
     pthread_mutex_t lock;
     pthread_cond_t freed; /* something was given back */
     cot__aio *aio;
     cot__cache cache;
+    cot__store **store; /* by number of the model in the cache; NULL: it has gone */
+    int n_stores;
+    cot__bank **bank; /* by number in the cache; NULL: it has gone */
+    int cap_banks, n_banks;
     cot__streamed *expert; /* by number in the cache */
     cot__slot **slot;      /* by number; NULL: not resident */
     size_t cap_experts;
-    cot__segment *segments;
-    size_t n_segments, cap_segments;
-    cot__made *made;
-    size_t n_made, cap_made;
     cot__slot **loading;
     int n_loading, cap_loading, n_urgent;
     cot__slab slab;   /* memory of the slots */
@@ -92,13 +96,17 @@ typedef struct cot__stream {
     int ahead_bank; /* banks ahead, and expert, at which reading ahead goes on */
     int ahead_at;
     uint64_t evicted, cancelled;
+} cot__stream;
+
+/* Addresses that stand for what a store may stream. */
+typedef struct cot__names {
     cot__range *files; /* by file of the set */
     cot__range derived;
     size_t derived_used;
     cot__recipe **recipes; /* ascending places in derived */
     size_t *recipe_at;
     size_t n_recipes, cap_recipes;
-} cot__stream;
+} cot__names;
 
 /* A resident tensor of a streaming store: pages of the file while binding, memory at the same address later.
  */
@@ -119,16 +127,23 @@ struct cot__store {
     void **loaded;  /* per tensor: memory of the store, or NULL */
     void **derived; /* materialised tensors */
     size_t n_derived, cap_derived;
-    cot__bank *banks;
+    cot__bank **banks;
     int n_banks, cap_banks;
     uint64_t resident, read;
+    bool filled;         /* cot__store_load is done */
     cot__stream *stream; /* NULL: all is resident */
+    int number;          /* among the stores of the stream */
+    cot__names names;
 };
 
-cot_status cot__stream_create(cot__stream **out, cot__store *store, cot_error *err);
-void cot__stream_free(cot__stream **stream);
-cot_status cot__stream_name(cot__stream *s, const cot__tensor *t, const void **out, cot_error *err);
-cot_status cot__stream_recipe(cot__stream *s, const cot__recipe *r, const void **out, cot_error *err);
+/* A stream of the store's own, or (beside) that of another store. */
+cot_status cot__stream_join(cot__store *store, cot__store *beside, cot_error *err);
+/* The store's experts go; the last one takes the stream along. */
+void cot__stream_leave(cot__store *store);
+/* extents.c */
+cot_status cot__names_tensor(cot__store *s, const cot__tensor *t, const void **out, cot_error *err);
+cot_status cot__names_recipe(cot__store *s, const cot__recipe *r, const void **out, cot_error *err);
+void cot__names_free(cot__store *s);
 /* dense.c */
 cot_status cot__dense_map(cot__store *s, const cot__tensor *t, const void **out, cot_error *err);
 void cot__dense_free(cot__store *s);
@@ -137,6 +152,9 @@ cot_status cot__stream_failed(const cot__read *r, int error, cot_error *err);
 /* extents.c: where the parts of a bank's experts come from. */
 cot_status cot__stream_add_bank(cot__stream *s, cot__bank *bank, cot_error *err);
 
+static inline cot__bank *cot__stream_bank(const cot__stream *s, int32_t i) {
+    return s->bank[s->cache.entry[i].bank];
+}
 cot_status cot__stream_acquire(cot__stream *s, cot__lease *lease, cot_error *err);
 cot_status cot__stream_take(cot__stream *s, cot__lease *lease, int *which, int most, int *n, cot_error *err);
 void cot__stream_done(cot__stream *s, cot__lease *lease, const int *which, int n);

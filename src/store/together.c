@@ -73,15 +73,15 @@ cot_status cot__store_repack(cot__store *s, cot_view *const *views, size_t n, co
     size_t most = n + n_kept;
     if (s->opt.residency != COT__RESIDENCY_MEMORY)
         return cot__fail(err, COT_INTERNAL, NULL, "repack", "weights are not in memory of the store");
-    for (int b = 0; b < s->n_banks; b++) most += (size_t)s->banks[b].n * COT__PARTS;
+    for (int b = 0; b < s->n_banks; b++) most += (size_t)s->banks[b]->n * COT__PARTS;
     repack r = {.all = cot__alloc_array(most, sizeof *r.all)};
     if (!r.all) return cot__fail_memory(err, most * sizeof *r.all);
     for (size_t i = 0; i < n_kept; i++) add(&r, kept[i], NULL);
     for (size_t i = 0; i < n; i++) add(&r, views[i], views[i]);
     for (int b = 0; b < s->n_banks; b++)
-        for (int e = 0; e < s->banks[b].n; e++)
+        for (int e = 0; e < s->banks[b]->n; e++)
             for (int p = 0; p < COT__PARTS; p++) {
-                cot_view *v = &s->banks[b].experts[e].part[p];
+                cot_view *v = &s->banks[b]->experts[e].part[p];
                 add(&r, v, p <= COT__DOWN ? v : NULL);
             }
     keep_shared(&r);
