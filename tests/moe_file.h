@@ -74,7 +74,8 @@ static inline void moe_file(char path[64]) {
         {"block_count", LAYERS},    {"context_length", 512},         {"embedding_length", WIDTH},
         {"feed_forward_length", F}, {"attention.head_count", HEADS}, {"attention.head_count_kv", HEADS},
         {"vocab_size", VOCAB},      {"expert_count", EXPERTS},       {"expert_used_count", USED}};
-    snprintf(path, 64, "/tmp/coterie-moe-%d.gguf", (int)getpid());
+    static int count;
+    snprintf(path, 64, "/tmp/coterie-moe-%d-%d.gguf", (int)getpid(), count++);
     OK(cot__gguf_writer_open(&w, path, &err));
     OK(cot__gguf_put_str(w, "general.architecture", "olmoe", 5, &err));
     OK(cot__gguf_put_str(w, "tokenizer.ggml.model", "none", 4, &err));

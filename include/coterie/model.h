@@ -44,6 +44,12 @@ typedef struct cot_model_options {
                     bit */
     double sim_latency; /* SIM: seconds of a read, bytes a second; 0: 100 µs, 1 GB/s */
     double sim_bandwidth;
+    /* An open model that streams, with whose experts this one's share one cache and one budget: which go
+     * first is one decision over all of them, nothing is ever written, results stay what they are alone.
+     * residency, memory, retention and the simulated disk are then those of the other model and must be left
+     * unset. What is not an expert stays resident for every model. Either may be closed first. NULL: a budget
+     * of its own */
+    struct cot_model *beside;
 } cot_model_options;
 
 COT_API void cot_model_defaults(cot_model_options *options);
@@ -88,9 +94,9 @@ COT_API cot_status cot_model_describe(const cot_model *model, char **json, cot_e
 
 /* ---- residency ---- */
 
-/* Sets another budget while the model is in use; experts beyond it go as soon as nobody computes with them.
- * COT_LIMIT, changing nothing, when it is too small for the model and its sessions; only streaming models can
- * change. */
+/* Sets another budget while the model (and those beside it) is in use; experts beyond it go as soon as nobody
+ * computes with them. COT_LIMIT, changing nothing, when it is too small for the model and its sessions; only
+ * streaming models can change. */
 COT_API cot_status cot_model_set_memory(cot_model *model, uint64_t bytes, cot_error *err);
 
 /* How the weights are held and what that has cost since the model was opened. layer −1: all layers; else one
@@ -99,13 +105,14 @@ typedef struct cot_residency_info {
     size_t struct_size;
     const char *residency, *retention, *predict,
         *io;                   /* io: "io_uring", "threads", "simulated"; "" when not streaming */
-    uint64_t memory, smallest; /* the budget; the smallest that would do now */
-    uint64_t fixed_bytes, expert_bytes, expert_capacity, expert_total;
-    uint64_t acquired, hits, misses; /* experts */
-    uint64_t hinted, hinted_used;    /* experts read for a prediction; those of them that were then chosen */
-    uint64_t bytes_read;             /* of experts; without those read while opening */
-    double stall_read, stall_slot;   /* seconds that computation waited: for reads, for room */
-    double disk_busy;                /* seconds with reads in flight */
+    uint64_t memory, smallest; /* the budget; the smallest that would do now (of all models beside) */
+    uint64_t fixed_bytes, expert_bytes;     /* of this model */
+    uint64_t expert_capacity, expert_total; /* of all models beside */
+    uint64_t acquired, hits, misses;        /* experts */
+    uint64_t hinted, hinted_used;  /* experts read for a prediction; those of them that were then chosen */
+    uint64_t bytes_read;           /* of experts; without those read while opening */
+    double stall_read, stall_slot; /* seconds that computation waited: for reads, for room */
+    double disk_busy;              /* seconds with reads in flight */
 } cot_residency_info;
 COT_API cot_status cot_model_get_residency(const cot_model *model, int32_t layer, cot_residency_info *info,
                                            cot_error *err);

@@ -17,13 +17,15 @@ enum {
 
 typedef struct cot__budget {
     pthread_mutex_t lock;
+    cot_model *first;  /* of those that share it, linked by `beside` */
+    int users;         /* these and what is being opened or closed */
     bool asked;        /* named by the program: refused when it cannot be kept */
     uint64_t memory;   /* of the process */
     uint64_t most;     /* the budget before memory grew short */
     double looked;     /* when what is free was last looked at */
     uint64_t base;     /* what it has besides the store's weights, and slack */
     uint64_t reserved; /* by sessions */
-    bool loaded;       /* what a streaming store keeps resident */
+    uint64_t before;   /* what the process had without its caches when a model began to open */
     cot_progress_fn *progress;
     void *progress_user;
 } cot__budget;
@@ -49,12 +51,46 @@ static cot_status choose(cot_model *m, const cot_model_options *o, cot_error *er
     return COT_OK;
 }
 
+/* What the process has besides experts that come and go. */
+static uint64_t without_cache(const cot_model *m) {
+    cot__store_stats st;
+    uint64_t now = cot__memory_resident();
+    cot__store_get_stats(m->store, &st);
+    return now > st.cache_bytes ? now - st.cache_bytes : 0;
+}
+
+/* The budget of an open model. */
+static cot_status join(cot_model *m, const cot_model_options *o, cot__store_options *so, cot_error *err) {
+    const char *wrong = o->residency != COT_RESIDENCY_AUTO           ? "residency"
+                        : o->memory                                  ? "memory"
+                        : o->retention                               ? "retention"
+                        : o->repack                                  ? "repack"
+                        : o->sim_latency > 0 || o->sim_bandwidth > 0 ? "sim_latency, sim_bandwidth"
+                                                                     : NULL;
+    if (wrong)
+        return cot__fail(err, COT_ARGUMENT, NULL, wrong, "is settled by the model beside; leave it unset");
+    if (!cot__store_streams(o->beside->store))
+        return cot__fail(err, COT_ARGUMENT, o->beside->source->path, "beside",
+                         "does not stream; open it with residency stream");
+    cot__budget *b = o->beside->budget;
+    pthread_mutex_lock(&b->lock);
+    m->budget = b;
+    b->users++;
+    b->before = without_cache(o->beside);
+    pthread_mutex_unlock(&b->lock);
+    m->residency = o->beside->residency;
+    *so = (cot__store_options){.residency = COT__RESIDENCY_STREAM, .beside = o->beside->store};
+    return COT_OK;
+}
+
 /* The budget, the residency and the store's options. */
 cot_status cot__model_settle(cot_model *m, const cot_model_options *o, cot__store_options *so,
                              cot_error *err) {
+    if (o->beside) return join(m, o, so, err);
     cot__budget *b = m->budget = cot__alloc_zero(1, sizeof *b);
     if (!b) return cot__fail_memory(err, sizeof *b);
     pthread_mutex_init(&b->lock, NULL);
+    b->users = 1;
     b->asked = o->memory > 0;
     b->memory = o->memory;
     b->progress = o->progress;
@@ -86,7 +122,8 @@ cot_status cot__model_predict(cot_model *m, const char *name, cot_error *err) {
     if (kind < 0 || kind == COT__PREDICT_TRAINED)
         return cot__fail(err, COT_ARGUMENT, NULL, "predict",
                          "\"%s\" is none of none, last, popularity, token, transition, gate", name);
-    if (kind == COT__PREDICT_NONE || !cot__store_smallest(m->store)) return COT_OK;
+    if (kind == COT__PREDICT_NONE || !cot__store_streams(m->store) || !cot__store_banks(m->store))
+        return COT_OK;
     int n = cot__store_banks(m->store), *experts = cot__alloc_array((size_t)n, sizeof *experts);
     if (!experts) return cot__fail_memory(err, (size_t)n * sizeof *experts);
     for (size_t i = 0; i < m->n_steps; i++)
@@ -100,9 +137,9 @@ cot_status cot__model_predict(cot_model *m, const char *name, cot_error *err) {
 /* What must be resident whatever the cache: with the lock held. */
 static uint64_t least(const cot_model *m) {
     const cot__budget *b = m->budget;
-    uint64_t weights = cot__store_streams(m->store)
-                           ? cot__store_fixed(m->store) + cot__store_smallest(m->store)
-                           : file_bytes(m);
+    if (!cot__store_streams(m->store)) return b->base + file_bytes(m) + b->reserved;
+    uint64_t weights = cot__store_smallest(m->store);
+    for (const cot_model *x = b->first; x; x = x->beside) weights += cot__store_fixed(x->store);
     return b->base + weights + b->reserved;
 }
 
@@ -123,15 +160,20 @@ static cot_status share_out(const cot_model *m, cot_error *err) {
     return cot__store_set_capacity(m->store, b->memory - need + cot__store_smallest(m->store), err);
 }
 
-/* What the process has besides the store's weights, before the first session. */
+/* The model is open: it shares its budget from now on. */
 void cot__model_budget(cot_model *m) {
     cot__budget *b = m->budget;
-    uint64_t now = cot__memory_resident();
-    b->base = now + SLACK;
+    pthread_mutex_lock(&b->lock);
+    uint64_t now = without_cache(m);
+    if (b->first) b->base += now > b->before ? now - b->before : 0; /* what opening one more has added */
+    else b->base = now + SLACK;
     if (m->residency == COT_RESIDENCY_MEMORY) { /* its weights are in `now` already */
         uint64_t weights = cot__store_fixed(m->store);
         b->base -= weights < now ? weights : now;
     }
+    m->beside = b->first;
+    b->first = m;
+    pthread_mutex_unlock(&b->lock);
 }
 
 cot_status cot__model_reserve(const cot_model *m, uint64_t bytes, cot_error *err) {
@@ -139,8 +181,7 @@ cot_status cot__model_reserve(const cot_model *m, uint64_t bytes, cot_error *err
     pthread_mutex_lock(&b->lock);
     b->reserved += bytes;
     cot_status s = share_out(m, err);
-    if (s == COT_OK && !b->loaded) s = cot__store_load(m->store, b->progress, b->progress_user, err);
-    b->loaded |= s == COT_OK;
+    if (s == COT_OK) s = cot__store_load(m->store, b->progress, b->progress_user, err);
     b->most = b->memory;
     if (s != COT_OK) {
         b->reserved -= bytes;
@@ -160,10 +201,24 @@ void cot__model_unreserve(const cot_model *m, uint64_t bytes) {
 }
 
 void cot__model_budget_free(cot_model *m) {
-    if (!m->budget) return;
-    pthread_mutex_destroy(&m->budget->lock);
-    cot__free(m->budget);
+    cot__budget *b = m->budget;
+    if (!b) return;
+    pthread_mutex_lock(&b->lock);
+    for (cot_model **at = &b->first; *at; at = &(*at)->beside)
+        if (*at == m) {
+            *at = m->beside;
+            break;
+        }
+    pthread_mutex_unlock(&b->lock);
+    cot__store_free(&m->store);
+    pthread_mutex_lock(&b->lock);
+    if (b->first) (void)share_out(b->first, NULL);
+    bool last = --b->users == 0;
+    pthread_mutex_unlock(&b->lock);
     m->budget = NULL;
+    if (!last) return;
+    pthread_mutex_destroy(&b->lock);
+    cot__free(b);
 }
 
 cot_status cot_model_set_memory(cot_model *m, uint64_t bytes, cot_error *err) {

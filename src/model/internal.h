@@ -99,6 +99,7 @@ struct cot_model {
     size_t n_ends;
     cot__predictor *predictor;   /* NULL: none */
     struct cot__budget *budget;  /* NULL: nothing is limited */
+    cot_model *beside;           /* the next of those that share it */
     cot_residency residency;     /* as settled */
     cot_status tokenizer_status; /* why there is no tokenizer */
     cot_error tokenizer_error;
@@ -112,6 +113,7 @@ cot_status cot__model_settle(cot_model *m, const cot_model_options *o, cot__stor
 void cot__model_budget(cot_model *m);
 cot_status cot__model_reserve(const cot_model *m, uint64_t bytes, cot_error *err);
 void cot__model_unreserve(const cot_model *m, uint64_t bytes);
+/* Frees the store, too: its room goes to the models beside. */
 void cot__model_budget_free(cot_model *m);
 /* The predictor of that name, or the usual one (NULL); nothing where nothing streams. */
 cot_status cot__model_predict(cot_model *m, const char *name, cot_error *err);

@@ -65,7 +65,6 @@ void cot_model_close(cot_model **model) {
     cot__free(m->streams);
     cot__predictor_free(&m->predictor);
     cot__model_budget_free(m);
-    cot__store_free(&m->store);
     cot__arch_close(&m->arch);
     cot__source_close(&m->source);
     cot__arena_free(&m->arena);

@@ -76,7 +76,8 @@ void cot__cache_remove(cot__cache *c, int32_t i);
 /* The resident to be evicted; −1: none may be. One that waits for its first use goes last, and never for a
  * hint. */
 int32_t cot__cache_victim(const cot__cache *c, bool for_hint);
-/* Layers until bank's turn comes (again), from 1; another model's comes when the present one's pass is over. */
+/* Layers until bank's turn comes (again), from 1; another model's comes when the present one's pass is over.
+ */
 int32_t cot__cache_distance(const cot__cache *c, int32_t bank);
 
 #endif

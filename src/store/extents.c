@@ -44,8 +44,7 @@ void cot__names_free(cot__store *store) {
 cot_status cot__names_recipe(cot__store *store, const cot__recipe *recipe, const void **out, cot_error *err) {
     cot__names *s = &store->names;
     size_t room = 64 << 20, end; /* each byte of the files may serve several derived parts */
-    for (int i = 0; i < store->set->n_files; i++)
-        room += 8 * (size_t)cot__file_size(store->set->files[i]);
+    for (int i = 0; i < store->set->n_files; i++) room += 8 * (size_t)cot__file_size(store->set->files[i]);
     COT_TRY(reserve(&s->derived, room, err));
     if (cot__add_overflow(s->derived_used, recipe->bytes, &end) || end > s->derived.bytes)
         return cot__fail(err, COT_LIMIT, NULL, "experts", "too much is derived from the file's tensors");

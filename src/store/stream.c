@@ -441,7 +441,8 @@ static void clear(cot__stream *s, const cot__store *store) {
     for (int busy = 1; busy;) {
         for (int i = 0; i < store->n_banks; i++) abandon_hints(s, store->banks[i]);
         busy = 0;
-        for (int j = 0; j < s->n_loading; j++) busy += cot__stream_bank(s, s->loading[j]->expert)->store == store;
+        for (int j = 0; j < s->n_loading; j++)
+            busy += cot__stream_bank(s, s->loading[j]->expert)->store == store;
         uint64_t seen = cot__aio_ended(s->aio);
         cot__aio_poll(s->aio);
         notice(s);
