@@ -39,6 +39,13 @@ typedef struct cot_model_options {
     const char *retention; /* which expert goes first: lru, lfu, decay, layer, demand; NULL: decay */
     const char *predict;   /* what is read ahead of the routers: none, last, popularity, token, transition,
                               gate;   NULL: gate */
+    /* Which experts may be computed in a lower precision that the file offers (coterie pack --tiers): NULL or
+     * "none": none, results are exact. "low": all routed experts. "miss": while tokens are generated, those
+     * that are neither in memory nor on their way; a guess still brings in the expert itself, and prompts
+     * stay exact. What a token meets then depends on time, so texts may differ from run to run. ":TYPE"
+     * behind either, such as "low:q3_k", names the precision; else the lowest. Lossy, and said so in
+     * cot_residency_info. */
+    const char *experts_lossy;
     bool repack; /* MEMORY (AUTO becomes it): while opening, Q4_K, Q5_K and Q6_K matrices take the order that
                     the kernels read fastest, in place. Opening takes longer; results stay the same, bit for
                     bit */
@@ -71,6 +78,7 @@ typedef struct cot_model_info {
     int64_t n_experts, n_experts_used;     /* largest over sites; 0: dense */
     uint64_t params_total, params_active;  /* active: used for one token */
     uint64_t bytes_total, bytes_experts, bytes_attention, bytes_embedding, bytes_other; /* in the file */
+    uint64_t bytes_idle;      /* precisions of experts that are not used (experts_lossy) */
     uint64_t bytes_per_token; /* weights read to generate one token */
     uint64_t kv_bytes_per_token_f16;
     bool has_tokenizer, has_chat_template;
@@ -109,6 +117,8 @@ typedef struct cot_residency_info {
     uint64_t fixed_bytes, expert_bytes;     /* of this model */
     uint64_t expert_capacity, expert_total; /* of all models beside */
     uint64_t acquired, hits, misses;        /* experts */
+    const char *lossy, *lossy_type;         /* experts_lossy: "low" or "miss", and the precision; "": exact */
+    uint64_t lower;                         /* of acquired: in the lower precision */
     uint64_t hinted, hinted_used;  /* experts read for a prediction; those of them that were then chosen */
     uint64_t bytes_read;           /* of experts; without those read while opening */
     double stall_read, stall_slot; /* seconds that computation waited: for reads, for room */

@@ -29,7 +29,7 @@ typedef struct cli_common {
     int32_t threads;
     bool json, quiet, verbose, help, stats, repack;
     uint64_t memory; /* 0: not given */
-    const char *residency, *retention, *predict, *trace;
+    const char *residency, *retention, *predict, *trace, *lossy;
 } cli_common;
 
 typedef struct cli_command {
@@ -74,6 +74,9 @@ bool cli_read(const char *path, char **text, size_t *n);
          &(c).retention},                                                                                      \
         {"predict", 0,           "NAME", "read ahead: none, last, popularity, token, transition, gate",        \
          CLI_TEXT,  &(c).predict},                                                                             \
+        {"experts-lossy", 0,                                                                                   \
+         "POLICY",        "use lower precisions of a packed file: low, miss (with :TYPE)",                     \
+         CLI_TEXT,        &(c).lossy},                                                                         \
         {"trace", 0, "FILE", "record what routers choose, for coterie replay", CLI_TEXT, &(c).trace}, {        \
         "stats", 0, NULL, "a table of the experts' cache by layer", CLI_FLAG, &(c).stats                       \
     }

@@ -11,8 +11,8 @@ static bool type_of(const char *option, const char *text, cot_type *out) {
     if (!text) return true;
     *out = cot_type_from_name(text);
     if (*out != COT_TYPE_NONE) return true;
-    cli_usage("convert: --%s: \"%s\" is no number format; f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q4_k q5_k "
-              "q6_k mxfp4",
+    cli_usage("convert: --%s: \"%s\" is no number format; f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q2_k q3_k "
+              "q4_k q5_k q6_k mxfp4",
               option, text);
     return false;
 }

@@ -9,6 +9,7 @@ int cli_memory_options(const cli_common *c, cot_model_options *o) {
     o->memory = c->memory;
     o->retention = c->retention;
     o->predict = c->predict;
+    o->experts_lossy = c->lossy;
     o->repack = c->repack;
     if (!c->residency) return -1;
     for (int i = 0; i < 6; i++)
@@ -46,7 +47,12 @@ void cli_memory_line(const cot_residency_info *a, const cot_residency_info *b, d
                      double seconds) {
     difference d;
     char size[32], all[32];
+    if (b->lossy && strcmp(b->lossy, "low") == 0)
+        fprintf(stderr, "lossy: all routed experts in %s (--experts-lossy low)\n", b->lossy_type);
     if (!differ(a, b, &d) || tokens <= 0 || seconds <= 0) return;
+    if (strcmp(b->lossy, "miss") == 0)
+        fprintf(stderr, "lossy: %.1f %% of the choices met their expert in %s (--experts-lossy miss)\n",
+                100.0 * (double)(b->lower - a->lower) / (double)(b->acquired - a->acquired), b->lossy_type);
     fprintf(
         stderr,
         "experts: %s of %s in memory, hit rate %.1f %%, %.1f MB read a token, %.2f GB/s, disk busy %.0f %%, waited %.0f %% for reads, %.0f %% for room",
@@ -61,6 +67,9 @@ void cli_memory_json(const cot_residency_info *a, const cot_residency_info *b, d
                      double seconds) {
     difference d;
     printf(", \"residency\": \"%s\"", b->residency ? b->residency : "");
+    if (b->lossy && b->lossy[0])
+        printf(", \"experts_lossy\": \"%s\", \"lossy_type\": \"%s\", \"lossy_choices\": %llu", b->lossy,
+               b->lossy_type, (unsigned long long)(b->lower - a->lower));
     if (!differ(a, b, &d) || tokens <= 0 || seconds <= 0) return;
     printf(
         ", \"memory_bytes\": %llu, \"retention\": \"%s\", \"predict\": \"%s\", \"io\": \"%s\", \"fixed_bytes\": %llu, \"expert_bytes\": %llu, \"expert_total_bytes\": %llu, \"hit_rate\": %.5f, \"bytes_read_per_token\": %.0f, \"read_gbs\": %.4f, \"disk_busy\": %.4f, \"stall_read\": %.4f, \"stall_slot\": %.4f, \"hinted\": %llu, \"hinted_used\": %llu",
@@ -74,13 +83,18 @@ void cli_memory_json(const cot_residency_info *a, const cot_residency_info *b, d
 void cli_memory_table(const cot_model *m) {
     cot_model_info info = {.struct_size = sizeof info};
     cot_model_get_info(m, &info);
-    fprintf(stderr, "layer  experts     hits  misses  hit %%   predicted  wanted  MB read  wait s\n");
+    cot_residency_info all = cli_residency(m);
+    bool lossy = all.lossy && all.lossy[0];
+    fprintf(stderr, "layer  experts     hits  misses  hit %%   predicted  wanted  MB read  wait s%s%s\n",
+            lossy ? "  " : "", lossy ? all.lossy_type : "");
     for (int32_t l = 0; l < info.n_layers; l++) {
         cot_residency_info i = {.struct_size = sizeof i};
         if (cot_model_get_residency(m, l, &i, NULL) != COT_OK || !i.acquired) continue;
-        fprintf(stderr, "%5d %8llu %8llu %7llu %6.1f %11llu %7llu %8.1f %7.3f\n", l,
+        fprintf(stderr, "%5d %8llu %8llu %7llu %6.1f %11llu %7llu %8.1f %7.3f", l,
                 (unsigned long long)i.acquired, (unsigned long long)i.hits, (unsigned long long)i.misses,
                 100.0 * (double)i.hits / (double)i.acquired, (unsigned long long)i.hinted,
                 (unsigned long long)i.hinted_used, (double)i.bytes_read / 1e6, i.stall_read + i.stall_slot);
+        if (lossy) fprintf(stderr, " %7llu", (unsigned long long)i.lower);
+        fputc('\n', stderr);
     }
 }

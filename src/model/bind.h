@@ -32,6 +32,8 @@ enum { COT__SLOT_NAME = 256 };
 /* Writes a template of the description with {i} and {e} filled in; bias: ending in .bias instead of .weight
  * (_bias where there is no .weight). False: a number that the template wants is negative, or too long. */
 bool cot__slot_expand(const char *template, int layer, int expert, bool bias, char out[COT__SLOT_NAME]);
+/* tiers.c: the name of a lower precision of a tensor. */
+void cot__tier_name(const char *tensor, cot_type type, char out[COT__SLOT_NAME]);
 bool cot__slot_exists(const cot__bind *b, const char *slot, int layer);
 
 #endif

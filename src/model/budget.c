@@ -32,7 +32,8 @@ typedef struct cot__budget {
 
 static uint64_t file_bytes(const cot_model *m) {
     uint64_t n = 0;
-    for (size_t i = 0; i < m->source->tensors->n_tensors; i++) n += m->source->tensors->tensors[i].bytes;
+    for (size_t i = 0; i < m->source->tensors->n_tensors; i++)
+        if (!cot__tier_idle(m, &m->source->tensors->tensors[i])) n += m->source->tensors->tensors[i].bytes;
     return n;
 }
 
@@ -281,7 +282,8 @@ static void of_layer(const cot_model *m, int layer, cot__bank_stats *sum) {
         cot__bank_stats b;
         cot__store_get_bank_stats(m->store, m->steps[i].moe->bank, &b);
         sum->acquired += b.acquired, sum->hits += b.hits, sum->misses += b.misses;
-        sum->hinted += b.hinted, sum->hinted_used += b.hinted_used, sum->bytes_read += b.bytes_read;
+        sum->lower += b.lower, sum->hinted += b.hinted, sum->hinted_used += b.hinted_used,
+            sum->bytes_read += b.bytes_read;
         sum->stall_read += b.stall_read, sum->stall_slot += b.stall_slot;
     }
 }
@@ -308,6 +310,9 @@ cot_status cot_model_get_residency(const cot_model *m, int32_t layer, cot_reside
                                  .residency = residency_name(m->residency),
                                  .retention = "",
                                  .predict = "none",
+                                 .lossy = cot__lossy_name(m),
+                                 .lossy_type = m->lossy ? cot_type_name((int)m->tier) : "",
+                                 .lower = m->lossy == COT__LOSSY_LOW ? b.acquired : b.lower,
                                  .io = st.io,
                                  .memory = m->budget->memory,
                                  .smallest = least(m),

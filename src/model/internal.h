@@ -97,10 +97,12 @@ struct cot_model {
     char *chat_template;
     int32_t *ends; /* ids that end a generation */
     size_t n_ends;
-    cot__predictor *predictor;   /* NULL: none */
-    struct cot__budget *budget;  /* NULL: nothing is limited */
-    cot_model *beside;           /* the next of those that share it */
-    cot_residency residency;     /* as settled */
+    cot__predictor *predictor;  /* NULL: none */
+    struct cot__budget *budget; /* NULL: nothing is limited */
+    cot_model *beside;          /* the next of those that share it */
+    cot_residency residency;    /* as settled */
+    enum { COT__LOSSY_NONE, COT__LOSSY_LOW, COT__LOSSY_MISS } lossy;
+    cot_type tier;               /* of a lossy policy: the lower precision */
     cot_status tokenizer_status; /* why there is no tokenizer */
     cot_error tokenizer_error;
 };
@@ -119,6 +121,14 @@ void cot__model_budget_free(cot_model *m);
 cot_status cot__model_predict(cot_model *m, const char *name, cot_error *err);
 /* Before results of a pass are given out: the files are what they were. */
 cot_status cot__model_check(const cot_model *m, cot_error *err);
+/* tiers.c: experts in a lower precision. cot__model_lossy settles the policy ("low", "miss", with ":TYPE";
+ * NULL: none); idle: a tensor that it leaves untouched; bind: the same part of an expert, by the name of its
+ * tensor, in the lower precision. */
+cot_status cot__model_lossy(cot_model *m, const char *policy, cot_error *err);
+cot_type cot__tier_of(const char *name);
+bool cot__tier_idle(const cot_model *m, const cot__tensor *x);
+cot_status cot__tier_bind(const cot_model *m, const char *tensor, cot_view *v, cot_error *err);
+const char *cot__lossy_name(const cot_model *m);
 /* build.c: compiles the description of model->arch into steps. */
 cot_status cot__model_build(cot_model *m, cot_error *err);
 /* repack.c: weights in memory take the order that the kernels read fastest. */

@@ -24,6 +24,7 @@ cot_status cot_model_open(cot_model **out, const char *path, const cot_model_opt
     cot_status s = cot__arena_create(&m->arena, 1 << 18, 0, err);
     if (s == COT_OK) s = cot__source_open(&m->source, path, err);
     if (s == COT_OK) s = cot__arch_open(&m->arch, m->source, o.arch_file, err);
+    if (s == COT_OK) s = cot__model_lossy(m, o.experts_lossy, err);
     cot__store_options so = {0};
     if (s == COT_OK) s = cot__model_settle(m, &o, &so, err);
     if (s == COT_OK) s = cot__store_create(&m->store, m->source->tensors, &so, err);
@@ -31,6 +32,7 @@ cot_status cot_model_open(cot_model **out, const char *path, const cot_model_opt
         const cot__tensor_set *set = m->source->tensors;
         for (size_t i = 0; i < set->n_tensors && s == COT_OK; i++) {
             const void *p;
+            if (cot__tier_idle(m, &set->tensors[i])) continue;
             s = cot__store_tensor(m->store, &set->tensors[i], &p, err);
             if (s == COT_OK && o.progress && !o.progress(o.progress_user, "load", i + 1, set->n_tensors))
                 s = cot__fail(err, COT_CANCELLED, path, NULL, "loading was cancelled");
@@ -140,7 +142,9 @@ void cot_model_get_info(const cot_model *m, cot_model_info *info) {
     const cot__tensor_set *set = m->source->tensors;
     for (size_t i = 0; i < set->n_tensors; i++) {
         info->bytes_total += set->tensors[i].bytes;
-        info->params_total += elements(&set->tensors[i]);
+        if (cot__tier_of(set->tensors[i].name) == COT_TYPE_NONE)
+            info->params_total += elements(&set->tensors[i]);
+        if (cot__tier_idle(m, &set->tensors[i])) info->bytes_idle += set->tensors[i].bytes;
     }
     uint64_t all_p = 0, all_b = 0, used_p = 0, used_b = 0;
     count_experts(m, &all_p, &all_b, &used_p, &used_b);
@@ -166,7 +170,7 @@ void cot_model_get_info(const cot_model *m, cot_model_info *info) {
     bool tied = m->head.data == m->embed.data;
     info->bytes_experts = all_b;
     info->bytes_embedding = view_bytes(&m->embed) + (tied ? 0 : view_bytes(&m->head));
-    uint64_t named = info->bytes_experts + info->bytes_attention + info->bytes_embedding;
+    uint64_t named = info->bytes_experts + info->bytes_attention + info->bytes_embedding + info->bytes_idle;
     info->bytes_other = info->bytes_total > named ? info->bytes_total - named : 0;
     info->params_active = info->params_total - all_p + used_p - (tied ? 0 : view_count(&m->embed));
     info->bytes_per_token = info->bytes_attention + info->bytes_other + used_b + view_bytes(&m->head);

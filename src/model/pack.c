@@ -9,7 +9,9 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/pool.h"
 #include "format/gguf.h"
+#include "model/bind.h"
 
 enum { ALIGN = 4096, PIECE = 4 << 20, MOST_LAYERS = 4096, PARTS = 3, NAME = 96 };
 
@@ -31,9 +33,12 @@ typedef struct pack {
     layer *layers;
     int n_layers;
     char *buffer;
+    const cot_pack_options *o;
+    cot__pool *pool;
+    char *raw, *low; /* a matrix of an expert, and in a lower precision */
+    size_t cap_raw, cap_low;
+    float *row; /* of each thread */
     uint64_t done, total;
-    cot_progress_fn *progress;
-    void *user;
 } pack;
 
 static const char *const part_names[PARTS] = {"gate", "up", "down"};
@@ -67,6 +72,7 @@ static cot_status find_stacks(pack *p, cot_error *err) {
         int n, part;
         p->total += t->bytes;
         if (!is_stack(t, &n, &part)) continue;
+        p->total += t->bytes * (uint64_t)p->o->n_tiers;
         layer *l = &p->layers[n];
         int64_t rows = t->dims[1];
         if (n >= p->n_layers) p->n_layers = n + 1;
@@ -92,6 +98,13 @@ static cot_status put_keys(pack *p, cot_error *err) {
     return cot__gguf_put_int(p->out, "general.alignment", COT_GGUF_U32, ALIGN, err);
 }
 
+static cot_status progressed(pack *p, uint64_t n, cot_error *err) {
+    p->done += n;
+    if (p->o->progress && !p->o->progress(p->o->progress_user, "pack", p->done, p->total))
+        return cot__fail(err, COT_CANCELLED, NULL, NULL, "packing was cancelled");
+    return COT_OK;
+}
+
 static cot_status copy(pack *p, const cot__tensor *t, uint64_t from, uint64_t bytes, cot_error *err) {
     cot__file *file = p->set->files[t->file];
     for (uint64_t at = 0, n; at < bytes; at += n) {
@@ -99,9 +112,95 @@ static cot_status copy(pack *p, const cot__tensor *t, uint64_t from, uint64_t by
         COT_TRY(cot__file_read(file, t->offset + from + at, p->buffer, (size_t)n, err));
         cot__file_drop(file, t->offset + from + at, n);
         COT_TRY(cot__gguf_writer_data(p->out, p->buffer, (size_t)n, err));
-        p->done += n;
-        if (p->progress && !p->progress(p->user, "pack", p->done, p->total))
-            return cot__fail(err, COT_CANCELLED, NULL, NULL, "packing was cancelled");
+        COT_TRY(progressed(p, n, err));
+    }
+    return COT_OK;
+}
+
+typedef struct lower_job {
+    const pack *p;
+    const cot__type_info *from, *to;
+    int64_t cols;
+} lower_job;
+
+static void lower_row(void *arg, size_t row, int thread) {
+    const lower_job *j = arg;
+    float *x = j->p->row + (size_t)thread * (size_t)j->cols;
+    j->from->decode(j->p->raw + row * cot__row_bytes(j->from->type, j->cols), x, j->cols);
+    j->to->encode(x, j->p->low + row * cot__row_bytes(j->to->type, j->cols), j->cols, NULL);
+}
+
+static cot_status room(char **p, size_t *cap, size_t bytes, cot_error *err) {
+    if (bytes <= *cap) return COT_OK;
+    char *more = cot__realloc_array(*p, bytes, 1);
+    if (!more) return cot__fail_memory(err, bytes);
+    *p = more;
+    *cap = bytes;
+    return COT_OK;
+}
+
+/* One part of an expert in a lower precision. */
+static cot_status lower(pack *p, const stack *s, int64_t e, cot_type type, cot_error *err) {
+    const cot__tensor *t = s->tensor;
+    lower_job j = {.p = p, .from = cot__type((int)t->type), .to = cot__type((int)type), .cols = t->dims[0]};
+    size_t from = cot__row_bytes(t->type, j.cols), to = cot__row_bytes(type, j.cols), rows = (size_t)s->rows;
+    uint64_t at = t->offset + (uint64_t)(e * t->dims[1] + s->first) * from;
+    COT_TRY(room(&p->raw, &p->cap_raw, from * rows, err));
+    COT_TRY(room(&p->low, &p->cap_low, to * rows, err));
+    float *x = cot__realloc_array(p->row, (size_t)cot__pool_threads(p->pool) * (size_t)j.cols, sizeof *x);
+    if (!x) return cot__fail_memory(err, (size_t)j.cols * sizeof *x);
+    p->row = x;
+    COT_TRY(cot__file_read(p->set->files[t->file], at, p->raw, from * rows, err));
+    cot__file_drop(p->set->files[t->file], at, from * rows);
+    cot__pool_run(p->pool, lower_row, &j, rows);
+    COT_TRY(cot__gguf_writer_data(p->out, p->low, to * rows, err));
+    return progressed(p, from * rows, err);
+}
+
+/* The parts of one expert as they are (tier −1), or in a lower precision. */
+static cot_status put_expert(pack *p, bool data, int l, int64_t e, int tier, cot_error *err) {
+    char stem[NAME], name[COT__SLOT_NAME];
+    for (int k = 0; k < PARTS; k++) {
+        const stack *s = &p->layers[l].part[k];
+        if (!s->tensor) continue; /* experts without a gate */
+        int64_t dims[2] = {s->tensor->dims[0], s->rows};
+        uint64_t row = cot__row_bytes(s->tensor->type, dims[0]);
+        cot_type type = tier < 0 ? s->tensor->type : p->o->tiers[tier];
+        snprintf(stem, sizeof stem, "blk.%d.ffn_%s.%lld.weight", l, part_names[k], (long long)e);
+        if (tier >= 0) cot__tier_name(stem, type, name);
+        if (data)
+            COT_TRY(tier >= 0 ? lower(p, s, e, type, err)
+                              : copy(p, s->tensor, (uint64_t)(e * s->tensor->dims[1] + s->first) * row,
+                                     (uint64_t)s->rows * row, err));
+        else COT_TRY(cot__gguf_put_tensor(p->out, tier >= 0 ? name : stem, type, 2, dims, err));
+    }
+    return COT_OK;
+}
+
+/* Every tier is smaller than every part of every expert. */
+static cot_status check_tiers(const pack *p, cot_error *err) {
+    const cot_pack_options *o = p->o;
+    if (o->n_tiers < 0 || o->n_tiers > COT_PACK_TIERS)
+        return cot__fail(err, COT_ARGUMENT, NULL, "tiers", "at most %d are possible", COT_PACK_TIERS);
+    for (int i = 0; i < o->n_tiers; i++) {
+        const cot__type_info *to = cot__type((int)o->tiers[i]);
+        if (!to || !to->encode || to->block == 1)
+            return cot__fail(err, COT_ARGUMENT, NULL, "tiers", "%s cannot be made; try q2_k, q3_k or q4_0",
+                             cot_type_name((int)o->tiers[i]));
+        for (int j = 0; j < i; j++)
+            if (o->tiers[i] == o->tiers[j])
+                return cot__fail(err, COT_ARGUMENT, NULL, "tiers", "%s is named twice", to->name);
+        for (int l = 0; l < p->n_layers; l++)
+            for (int k = 0; k < PARTS; k++) {
+                const cot__tensor *t = p->layers[l].part[k].tensor;
+                if (!t) continue;
+                size_t had = cot__row_bytes(t->type, t->dims[0]),
+                       bytes = cot__row_bytes(to->type, t->dims[0]);
+                if (!cot__type((int)t->type) || !cot__type((int)t->type)->decode || !bytes || bytes >= had)
+                    return cot__fail(err, COT_ARGUMENT, cot__gguf_path(p->in), t->name,
+                                     "rows of %lld values in %s have no lower precision %s",
+                                     (long long)t->dims[0], cot_type_name(t->raw_type), to->name);
+            }
     }
     return COT_OK;
 }
@@ -109,7 +208,6 @@ static cot_status copy(pack *p, const cot__tensor *t, uint64_t from, uint64_t by
 /* Names and sizes, or (data) bytes, in the same order. */
 static cot_status put_tensors(pack *p, bool data, cot_error *err) {
     int n, part;
-    char name[NAME];
     for (size_t i = 0; i < p->set->n_tensors; i++) {
         const cot__tensor *t = &p->set->tensors[i];
         if (is_stack(t, &n, &part)) continue;
@@ -117,23 +215,22 @@ static cot_status put_tensors(pack *p, bool data, cot_error *err) {
                      : cot__gguf_put_tensor(p->out, t->name, (cot_type)t->raw_type, t->n_dims, t->dims, err));
     }
     for (int l = 0; l < p->n_layers; l++)
-        for (int64_t e = 0; e < p->layers[l].experts; e++)
-            for (int k = 0; k < PARTS; k++) {
-                const stack *s = &p->layers[l].part[k];
-                if (!s->tensor) continue; /* experts without a gate */
-                int64_t dims[2] = {s->tensor->dims[0], s->rows};
-                uint64_t row = cot__row_bytes(s->tensor->type, dims[0]);
-                snprintf(name, sizeof name, "blk.%d.ffn_%s.%lld.weight", l, part_names[k], (long long)e);
-                COT_TRY(data ? copy(p, s->tensor, (uint64_t)(e * s->tensor->dims[1] + s->first) * row,
-                                    (uint64_t)s->rows * row, err)
-                             : cot__gguf_put_tensor(p->out, name, s->tensor->type, 2, dims, err));
-            }
+        for (int tier = -1; tier < p->o->n_tiers; tier++)
+            for (int64_t e = 0; e < p->layers[l].experts; e++) COT_TRY(put_expert(p, data, l, e, tier, err));
     return COT_OK;
 }
 
-cot_status cot_pack(const char *in, const char *out, cot_progress_fn *progress, void *user, cot_error *err) {
-    pack p = {.progress = progress, .user = user};
+void cot_pack_defaults(cot_pack_options *o) { *o = (cot_pack_options){.struct_size = sizeof *o}; }
+
+cot_status cot_pack(const char *in, const char *out, const cot_pack_options *options, cot_error *err) {
+    cot_pack_options o;
+    cot_pack_defaults(&o);
     cot__error_clear(err);
+    if (options && options->struct_size != sizeof o)
+        return cot__fail(err, COT_ARGUMENT, NULL, "cot_pack_options",
+                         "struct_size is %zu; call cot_pack_defaults first", options->struct_size);
+    if (options) o = *options;
+    pack p = {.o = &o};
     if (cot__path_is_dir(in))
         return cot__fail(err, COT_ARGUMENT, in, NULL,
                          "is a folder; coterie convert makes a GGUF file of it first");
@@ -145,6 +242,8 @@ cot_status cot_pack(const char *in, const char *out, cot_progress_fn *progress, 
         if (!p.layers || !p.buffer) s = cot__fail_memory(err, PIECE);
     }
     if (s == COT_OK) s = find_stacks(&p, err);
+    if (s == COT_OK) s = check_tiers(&p, err);
+    if (s == COT_OK && o.n_tiers) s = cot__pool_create(&p.pool, o.n_threads, err);
     if (s == COT_OK) s = cot__gguf_writer_open(&p.out, out, err);
     if (s == COT_OK) s = put_keys(&p, err);
     if (s == COT_OK) s = put_tensors(&p, false, err);
@@ -155,5 +254,9 @@ cot_status cot_pack(const char *in, const char *out, cot_progress_fn *progress, 
     cot__gguf_close(&p.in);
     cot__free(p.layers);
     cot__free(p.buffer);
+    cot__pool_free(&p.pool);
+    cot__free(p.raw);
+    cot__free(p.low);
+    cot__free(p.row);
     return s;
 }

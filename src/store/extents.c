@@ -196,7 +196,7 @@ static cot_status add_expert(cot__bank *b, cot__expert *e, cot__streamed *x, cot
 
 /* With the lock held, so that other stores may be in use. */
 static cot_status add_bank(cot__stream *s, cot__bank *bank, cot_error *err) {
-    size_t need = (size_t)s->cache.n + (size_t)bank->n;
+    size_t need = (size_t)s->cache.n + (size_t)bank->entries;
     if (need > s->cap_experts) {
         size_t cap = need * 2;
         cot__streamed *x = cot__realloc_array(s->expert, cap, sizeof *x);
@@ -214,23 +214,23 @@ static cot_status add_bank(cot__stream *s, cot__bank *bank, cot_error *err) {
         s->bank = p;
         s->cap_banks = cap;
     }
-    cot__streamed *x = cot__alloc_array((size_t)bank->n, sizeof *x);
-    uint32_t *pages = cot__alloc_array((size_t)bank->n, sizeof *pages);
-    cot_status st = x && pages ? COT_OK : cot__fail_memory(err, (size_t)bank->n * sizeof *x);
-    for (int i = 0; i < bank->n && st == COT_OK; i++) {
+    cot__streamed *x = cot__alloc_array((size_t)bank->entries, sizeof *x);
+    uint32_t *pages = cot__alloc_array((size_t)bank->entries, sizeof *pages);
+    cot_status st = x && pages ? COT_OK : cot__fail_memory(err, (size_t)bank->entries * sizeof *x);
+    for (int i = 0; i < bank->entries && st == COT_OK; i++) {
         st = add_expert(bank, &bank->experts[i], &x[i], err);
         pages[i] = (uint32_t)(x[i].bytes / COT__AIO_ALIGN);
     }
     if (st == COT_OK)
-        st = cot__cache_add_bank(&s->cache, bank->store->number, pages, bank->n, &bank->turn, err);
+        st = cot__cache_add_bank(&s->cache, bank->store->number, pages, bank->entries, &bank->turn, err);
     if (st == COT_OK) {
         bank->first = s->cache.first[bank->turn];
         s->bank[bank->turn] = bank;
         s->n_banks++;
-        for (int i = 0; i < bank->n; i++) {
+        for (int i = 0; i < bank->entries; i++) {
             s->expert[bank->first + i] = x[i];
             s->slot[bank->first + i] = NULL;
-            s->all += x[i].bytes;
+            if (i < bank->n) s->all += x[i].bytes;
             if (x[i].bytes > s->smallest) s->smallest = x[i].bytes;
         }
     }

@@ -24,6 +24,14 @@ cot_status cot__store_create(cot__store **out, const cot__tensor_set *set, const
     return st;
 }
 
+static void free_bank(cot__bank *b) {
+    if (!b) return;
+    cot__free(b->experts);
+    cot__free(b->segments);
+    cot__free(b->made);
+    cot__free(b);
+}
+
 void cot__store_free(cot__store **store) {
     if (!store || !*store) return;
     cot__store *s = *store;
@@ -32,12 +40,7 @@ void cot__store_free(cot__store **store) {
     cot__dense_free(s);
     for (size_t i = 0; s->loaded && i < s->set->n_tensors; i++) cot__free(s->loaded[i]);
     for (size_t i = 0; i < s->n_derived; i++) cot__free(s->derived[i]);
-    for (int i = 0; i < s->n_banks; i++) {
-        cot__free(s->banks[i]->experts);
-        cot__free(s->banks[i]->segments);
-        cot__free(s->banks[i]->made);
-        cot__free(s->banks[i]);
-    }
+    for (int i = 0; i < s->n_banks; i++) free_bank(s->banks[i]);
     cot__free(s->loaded);
     cot__free(s->derived);
     cot__free(s->banks);
@@ -102,7 +105,8 @@ cot_status cot__store_recipe(cot__store *s, const cot__recipe *r, const void **o
     return COT_OK;
 }
 
-cot_status cot__store_add_bank(cot__store *s, const cot__expert *experts, int n, int *out, cot_error *err) {
+cot_status cot__store_add_bank(cot__store *s, const cot__expert *experts, const cot__expert *lower, int n,
+                               int *out, cot_error *err) {
     if (s->n_banks == s->cap_banks) {
         int cap = s->cap_banks ? s->cap_banks * 2 : 64;
         cot__bank **p = cot__realloc_array(s->banks, (size_t)cap, sizeof *p);
@@ -112,17 +116,16 @@ cot_status cot__store_add_bank(cot__store *s, const cot__expert *experts, int n,
     }
     cot__bank *b = cot__alloc(sizeof *b);
     if (!b) return cot__fail_memory(err, sizeof *b);
-    *b = (cot__bank){.store = s, .n = n, .at = s->n_banks};
-    b->experts = cot__alloc_array((size_t)n, sizeof *b->experts);
+    if (!s->stream) lower = NULL; /* everything is at hand */
+    *b = (cot__bank){.store = s, .n = n, .entries = lower ? 2 * n : n, .at = s->n_banks};
+    b->experts = cot__alloc_array((size_t)b->entries, sizeof *b->experts);
     if (b->experts) memcpy(b->experts, experts, (size_t)n * sizeof *b->experts);
-    cot_status st = !b->experts ? cot__fail_memory(err, (size_t)n * sizeof *b->experts)
+    if (b->experts && lower) memcpy(b->experts + n, lower, (size_t)n * sizeof *b->experts);
+    cot_status st = !b->experts ? cot__fail_memory(err, (size_t)b->entries * sizeof *b->experts)
                     : s->stream ? cot__stream_add_bank(s->stream, b, err)
                                 : COT_OK;
     if (st != COT_OK) {
-        cot__free(b->experts);
-        cot__free(b->segments);
-        cot__free(b->made);
-        cot__free(b);
+        free_bank(b);
         return st;
     }
     *out = s->n_banks;
@@ -165,6 +168,7 @@ cot_status cot__store_acquire(cot__store *s, int bank, const int32_t *ids, int n
     if (!s->stream) return COT_OK;
     if (!state && n) return cot__fail(err, COT_INTERNAL, NULL, "lease", "a streamed lease needs its state");
     lease->state = state;
+    lease->lower_at = s->banks[bank]->entries > s->banks[bank]->n ? s->banks[bank]->n : 0;
     lease->store = s;
     return cot__stream_acquire(s->stream, lease, err);
 }

@@ -81,9 +81,12 @@ typedef struct cot__recipe {
 cot_status cot__store_recipe(cot__store *store, const cot__recipe *recipe, const void **out, cot_error *err);
 
 /* Registers a bank of experts, whose views point into tensors, names and derived memory of this store. The
- * array is copied. *bank is its number; banks are added in the order in which a pass uses them. */
-cot_status cot__store_add_bank(cot__store *store, const cot__expert *experts, int n, int *bank,
-                               cot_error *err);
+ * arrays are copied. *bank is its number; banks are added in the order in which a pass uses them.
+ * lower, NULL or n of them: the same experts in a lower precision. A streaming store hands one out where the
+ * expert itself is not at hand, is wanted for a generated token and would have to be waited for longer (a
+ * sweep waits); guesses bring in the experts themselves. */
+cot_status cot__store_add_bank(cot__store *store, const cot__expert *experts, const cot__expert *lower, int n,
+                               int *bank, cot_error *err);
 /* Shapes and formats of an expert; its data may be absent. */
 const cot__expert *cot__store_shape(const cot__store *store, int bank, int id);
 
@@ -111,6 +114,7 @@ typedef struct cot__lease {
     int n, handed;
     int bank_number;
     uint8_t *state;    /* streaming: n bytes, borrowed from the caller until release */
+    int lower_at;      /* where the bank's lower precision begins; 0: there is none */
     int missing, out;  /* not asked for yet; handed over and not given back */
     cot__store *store; /* NULL: all is resident */
 } cot__lease;
@@ -127,8 +131,10 @@ cot_status cot__store_acquire(cot__store *store, int bank, const int32_t *ids, i
  * were handed over. Waits until there is one; where slots are few, only what was given back makes room, so
  * give back before the next take. A failed read is the error of the lease that needed it. */
 cot_status cot__lease_take(cot__lease *lease, int *which, int most, int *n, cot_error *err);
+enum { COT__LOWER = 8 }; /* in a state: it is the lower precision */
 static inline const cot__expert *cot__lease_expert(const cot__lease *lease, int i) {
-    return &lease->bank[lease->ids[i]];
+    bool lower = lease->lower_at && lease->state[i] & COT__LOWER;
+    return &lease->bank[lease->ids[i] + (lower ? lease->lower_at : 0)];
 }
 /* Experts that were handed over are not needed any more. */
 void cot__lease_done(cot__lease *lease, const int *which, int n);
@@ -152,6 +158,7 @@ cot_status cot__store_check(const cot__store *store, cot_error *err);
 typedef struct cot__bank_stats {
     uint64_t acquired, hits, misses; /* experts; a hit was resident or on its way for a hint */
     uint64_t hinted, hinted_used;    /* experts read for a hint; those of them that were then wanted */
+    uint64_t lower;                  /* of those acquired: handed out in the lower precision */
     uint64_t bytes_read;
     double stall_read, stall_slot; /* seconds waited for reads; for slots that others held */
 } cot__bank_stats;

@@ -11,7 +11,12 @@
 #include "base/error.h"
 #include "base/pool.h"
 
-enum { MISSING, PINNED, HANDED, DONE }; /* states of an expert in a lease */
+enum { MISSING, PINNED, HANDED, DONE, STATE = 7 }; /* states of an expert in a lease, beside COT__LOWER */
+
+static int state_of(const cot__lease *l, int at) { return l->state[at] & STATE; }
+static void set_state(cot__lease *l, int at, int to) {
+    l->state[at] = (uint8_t)((l->state[at] & ~STATE) | to);
+}
 
 static void free_slot(cot__stream *s, cot__slot *k) {
     if (!k) return;
@@ -273,14 +278,15 @@ cot_status cot__stream_failed(const cot__read *r, int error, cot_error *err) {
 /* ---- leases ---- */
 
 static int32_t number(const cot__lease *l, int at) {
-    return l->store->banks[l->bank_number]->first + l->ids[at];
+    return l->store->banks[l->bank_number]->first + l->ids[at] +
+           (l->state[at] & COT__LOWER ? l->lower_at : 0);
 }
 
 /* Asks for what the lease misses, as far as there is room. */
 static cot_status ask(cot__stream *s, cot__lease *l, cot_error *err) {
     s->starved = false;
     for (int a = 0; l->missing > 0 && a < l->n; a++) {
-        if (l->state[a] != MISSING) continue;
+        if (state_of(l, a) != MISSING) continue;
         int32_t i = number(l, a);
         if (s->slot[i] && s->slot[i]->loading_at >= 0 && atomic_load(&s->slot[i]->error))
             continue; /* soon gone */
@@ -291,10 +297,27 @@ static cot_status ask(cot__stream *s, cot__lease *l, cot_error *err) {
             if (st != COT_OK) return st;
         }
         s->cache.entry[i].leases++;
-        l->state[a] = PINNED;
+        set_state(l, a, PINNED);
         l->missing--;
     }
     return COT_OK;
+}
+
+static bool at_hand(const cot__stream *s, int32_t i) {
+    return s->slot[i] && !atomic_load(&s->slot[i]->error);
+}
+
+/* Whether a lease gets the lower precision of an expert: where there is one, and the expert itself is neither
+ * resident nor on its way. Its uses count for both, so that a guess brings in what is used most; once it is
+ * here, the lower one goes. */
+static void choose_precision(cot__stream *s, cot__lease *l, int at) {
+    int32_t i = number(l, at), low = i + l->lower_at;
+    if (!l->lower_at) return;
+    if (!at_hand(s, i)) {
+        if (s->cache.sweep) return;
+        cot__cache_use(&s->cache, i);
+        l->state[at] |= COT__LOWER;
+    } else if (s->slot[low] && s->slot[low]->loading_at < 0 && s->cache.entry[low].leases == 0) evict(s, low);
 }
 
 cot_status cot__stream_acquire(cot__stream *s, cot__lease *l, cot_error *err) {
@@ -305,11 +328,13 @@ cot_status cot__stream_acquire(cot__stream *s, cot__lease *l, cot_error *err) {
     l->missing = l->n;
     b->stats.acquired += (uint64_t)l->n;
     for (int a = 0; a < l->n; a++) { /* what is here first, lest it make room for the rest */
+        l->state[a] = MISSING;
+        choose_precision(s, l, a);
         int32_t i = number(l, a);
         cot__slot *k = s->slot[i];
         bool first_use = k && s->cache.entry[i].hinted;
         cot__cache_use(&s->cache, i);
-        l->state[a] = MISSING;
+        b->stats.lower += l->state[a] & COT__LOWER ? 1 : 0;
         if (k && atomic_load(&k->error)) k = NULL; /* abandoned, or failed and still held */
         if (!k) {
             b->stats.misses++;
@@ -323,7 +348,7 @@ cot_status cot__stream_acquire(cot__stream *s, cot__lease *l, cot_error *err) {
             s->n_urgent++;
         }
         s->cache.entry[i].leases++;
-        l->state[a] = PINNED;
+        set_state(l, a, PINNED);
         l->missing--;
     }
     cot__stream_adjust(s);
@@ -340,7 +365,7 @@ static cot_status give_up(cot__stream *s, cot__lease *l, int at, cot_error *err)
     int32_t i = number(l, at);
     const cot__slot *k = s->slot[i];
     cot_status st = cot__stream_failed(atomic_load(&k->failed), atomic_load(&k->error), err);
-    l->state[at] = DONE;
+    set_state(l, at, DONE);
     if (--s->cache.entry[i].leases == 0) evict(s, i);
     return st;
 }
@@ -350,18 +375,18 @@ static cot_status collect(cot__stream *s, cot__lease *l, int *which, int most, i
     *n = 0;
     *pending = false;
     for (int a = 0; a < l->n && *n < most; a++) {
-        if (l->state[a] != PINNED) continue;
+        if (state_of(l, a) != PINNED) continue;
         const cot__slot *k = s->slot[number(l, a)];
         if (k->loading_at >= 0) {
             *pending = true;
             continue;
         }
         if (atomic_load(&k->error)) {
-            for (int j = 0; j < *n; j++) l->state[which[j]] = PINNED; /* released with the rest */
+            for (int j = 0; j < *n; j++) set_state(l, which[j], PINNED); /* released with the rest */
             l->handed -= *n, l->out -= *n, *n = 0;
             return give_up(s, l, a, err);
         }
-        l->state[a] = HANDED;
+        set_state(l, a, HANDED);
         l->handed++, l->out++;
         which[(*n)++] = a;
     }
@@ -400,8 +425,8 @@ cot_status cot__stream_take(cot__stream *s, cot__lease *l, int *which, int most,
 
 static void give_back(cot__stream *s, cot__lease *l, int at) {
     int32_t i = number(l, at);
-    l->out -= l->state[at] == HANDED;
-    l->state[at] = DONE;
+    l->out -= state_of(l, at) == HANDED;
+    set_state(l, at, DONE);
     if (--s->cache.entry[i].leases == 0 && s->slot[i]->loading_at < 0 && atomic_load(&s->slot[i]->error))
         evict(s, i);
 }
@@ -426,8 +451,8 @@ void cot__stream_done(cot__stream *s, cot__lease *l, const int *which, int n) {
 void cot__stream_release(cot__stream *s, cot__lease *l) {
     pthread_mutex_lock(&s->lock);
     for (int a = 0; a < l->n; a++)
-        if (l->state[a] == PINNED || l->state[a] == HANDED) give_back(s, l, a);
-        else l->state[a] = DONE;
+        if (state_of(l, a) == PINNED || state_of(l, a) == HANDED) give_back(s, l, a);
+        else set_state(l, a, DONE);
     l->missing = 0;
     after_giving(s);
     cot__stream_pump(s);
@@ -452,7 +477,7 @@ static void clear(cot__stream *s, const cot__store *store) {
         pthread_mutex_lock(&s->lock);
     }
     for (int i = 0; i < store->n_banks; i++)
-        for (int32_t e = store->banks[i]->first; e < store->banks[i]->first + store->banks[i]->n; e++)
+        for (int32_t e = store->banks[i]->first; e < store->banks[i]->first + store->banks[i]->entries; e++)
             if (s->slot[e]) evict(s, e);
 }
 
@@ -476,7 +501,7 @@ void cot__stream_leave(cot__store *store) {
     for (int b = 0; b < s->cache.n_banks; b++) {
         if (s->bank[b] && s->bank[b]->store == store) s->bank[b] = NULL, s->n_banks--;
         for (int32_t e = s->cache.first[b]; s->bank[b] && e < s->cache.first[b + 1]; e++) {
-            s->all += s->expert[e].bytes;
+            if (e - s->bank[b]->first < s->bank[b]->n) s->all += s->expert[e].bytes;
             if (s->expert[e].bytes > s->smallest) s->smallest = s->expert[e].bytes;
         }
     }
@@ -524,6 +549,7 @@ void cot__store_get_stats(cot__store *store, cot__store_stats *out) {
         out->all.misses += b.misses;
         out->all.hinted += b.hinted;
         out->all.hinted_used += b.hinted_used;
+        out->all.lower += b.lower;
         out->all.bytes_read += b.bytes_read;
         out->all.stall_read += b.stall_read;
         out->all.stall_slot += b.stall_slot;
@@ -532,7 +558,7 @@ void cot__store_get_stats(cot__store *store, cot__store_stats *out) {
     cot__aio_get_stats(s->aio, &a);
     pthread_mutex_lock(&s->lock);
     for (int i = 0; i < store->n_banks; i++)
-        for (int32_t e = store->banks[i]->first; e < store->banks[i]->first + store->banks[i]->n; e++)
+        for (int32_t e = store->banks[i]->first; e < store->banks[i]->first + store->banks[i]->entries; e++)
             if (s->slot[e]) out->expert_bytes += s->slot[e]->bytes;
     out->cache_bytes = used(s);
     out->resident_bytes += used(s);

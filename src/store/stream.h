@@ -25,6 +25,7 @@ typedef struct cot__bank {
     cot__store *store;
     cot__expert *experts; /* streaming: data is set while the expert has a slot */
     int n, at;            /* experts; number in its store */
+    int entries;          /* in the cache: n, or 2 n where each has a lower precision behind them */
     int32_t first, turn;  /* streaming: numbers of its first expert, and of the bank, in the cache */
     cot__segment *segments;
     cot__made *made;

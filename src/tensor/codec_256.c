@@ -179,16 +179,48 @@ COT_ENCODER(q5_k) {
     }
 }
 
-/* Symmetric fit of 16 values to −32…31. */
-static float fit_q6(const float *x, const float *importance) {
+COT_ENCODER(q2_k) {
+    for (uint8_t *p = dst; n > 0;
+         n -= 256, p += 84, src += 256, importance = importance ? importance + 256 : NULL) {
+        float scale[16], min[16], max_scale = 0, max_min = 0;
+        for (int i = 0; i < 16; i++) {
+            float w[16], square = 0;
+            for (int j = 0; j < 16; j++) square += src[16 * i + j] * src[16 * i + j];
+            for (int j = 0; j < 16; j++) {
+                float x = src[16 * i + j];
+                w[j] = importance ? importance[16 * i + j] * sqrtf(square / 16 + x * x) : sqrtf(square / 16);
+            }
+            scale[i] = fit_affine(src + 16 * i, w, 16, 3, &min[i]);
+            max_scale = scale[i] > max_scale ? scale[i] : max_scale;
+            max_min = min[i] > max_min ? min[i] : max_min;
+        }
+        memset(p, 0, 84);
+        cot__half_put(p + 80, max_scale / 15);
+        cot__half_put(p + 82, max_min / 15);
+        float d = cot__half_at(p + 80), dm = cot__half_at(p + 82);
+        for (int i = 0; i < 16; i++) {
+            int s = d > 0 ? clamp_int(scale[i] / d, 0, 15) : 0,
+                m = dm > 0 ? clamp_int(min[i] / dm, 0, 15) : 0;
+            uint8_t *q = p + 16 + 32 * (i / 8) + 16 * (i % 2);
+            float dl = d * (float)s, ml = dm * (float)m;
+            p[i] = (uint8_t)(s | m << 4);
+            for (int j = 0; j < 16 && dl > 0; j++)
+                q[j] |= (uint8_t)(clamp_int((src[16 * i + j] + ml) / dl, 0, 3) << (i % 8 / 2 * 2));
+        }
+    }
+}
+
+/* Symmetric fit of 16 values to −most … most − 1. */
+static float fit_symmetric(const float *x, const float *importance, int most) {
     float big = 0, best = 0, gain = -1;
     for (int j = 0; j < 16; j++)
         if (fabsf(x[j]) > fabsf(big)) big = x[j];
     if (big == 0 || !isfinite(big)) return 0;
     for (int t = -9; t <= 9; t++) {
-        float d = big / (-32.0f - 0.1f * (float)t), sxq = 0, sqq = 0;
+        float d = big / (-(float)most - 0.1f * (float)t), sxq = 0, sqq = 0;
         for (int j = 0; j < 16; j++) {
-            float q = (float)clamp_int(x[j] / d, -32, 31), w = importance ? importance[j] : x[j] * x[j];
+            float q = (float)clamp_int(x[j] / d, -most, most - 1),
+                  w = importance ? importance[j] : x[j] * x[j];
             sxq += w * x[j] * q;
             sqq += w * q * q;
         }
@@ -202,7 +234,7 @@ COT_ENCODER(q6_k) {
          n -= 256, p += 210, src += 256, importance = importance ? importance + 256 : NULL) {
         float scale[16], big = 0;
         for (int i = 0; i < 16; i++) {
-            scale[i] = fit_q6(src + 16 * i, importance ? importance + 16 * i : NULL);
+            scale[i] = fit_symmetric(src + 16 * i, importance ? importance + 16 * i : NULL, 32);
             if (fabsf(scale[i]) > fabsf(big)) big = scale[i];
         }
         memset(p, 0, 210);
@@ -224,5 +256,32 @@ COT_ENCODER(q6_k) {
                     p[64 * half + 32 * (i % 2) + j] |= (uint8_t)(i < 2 ? v & 15 : (v & 15) << 4);
                     p[128 + 32 * half + j] |= (uint8_t)((v >> 4) << (2 * i));
                 }
+    }
+}
+
+COT_ENCODER(q3_k) {
+    for (uint8_t *p = dst; n > 0;
+         n -= 256, p += 110, src += 256, importance = importance ? importance + 256 : NULL) {
+        float scale[16], big = 0;
+        for (int i = 0; i < 16; i++) {
+            scale[i] = fit_symmetric(src + 16 * i, importance ? importance + 16 * i : NULL, 4);
+            if (fabsf(scale[i]) > fabsf(big)) big = scale[i];
+        }
+        memset(p, 0, 110);
+        if (big == 0) continue;
+        cot__half_put(p + 108, big / -32);
+        float d = cot__half_at(p + 108);
+        for (int i = 0; i < 16; i++) {
+            int s = d != 0 ? clamp_int(scale[i] / d, -32, 31) : 0, v = s + 32;
+            uint8_t *q = p + 32 + 32 * (i / 8) + 16 * (i % 2), *h = p + 16 * (i % 2), *low = p + 96 + i % 8;
+            *low |= (uint8_t)((v & 15) << (i < 8 ? 0 : 4));
+            p[104 + i % 4] |= (uint8_t)((v >> 4) << (2 * (i / 4)));
+            float dl = d * (float)s;
+            for (int j = 0; j < 16; j++) {
+                int x = (dl != 0 ? clamp_int(src[16 * i + j] / dl, -4, 3) : 0) + 4;
+                q[j] |= (uint8_t)((x & 3) << (i % 8 / 2 * 2));
+                h[j] |= (uint8_t)((x >> 2) << (i / 2));
+            }
+        }
     }
 }

@@ -25,7 +25,7 @@ static void packed_is_the_same(void **state) {
         snprintf(arch, sizeof arch, "%s/gguf.arch.json", g.folder);
         if (!cot__path_exists(arch)) snprintf(arch, sizeof arch, "%s", g.arch);
         if (cot__path_exists(path)) {
-            cot_status s = cot_pack(path, out, NULL, NULL, &err);
+            cot_status s = cot_pack(path, out, NULL, &err);
             if (s == COT_UNSUPPORTED) assert_non_null(strstr(err.message, "no stacks of experts"));
             else if (s != COT_OK) fail_msg("%s: %s", path, err.message);
             else {
@@ -42,7 +42,7 @@ static void packed_is_the_same(void **state) {
                     free(have);
                 }
                 free(want);
-                assert_int_equal(cot_pack(out, "/tmp/never.gguf", NULL, NULL, &err), COT_UNSUPPORTED);
+                assert_int_equal(cot_pack(out, "/tmp/never.gguf", NULL, &err), COT_UNSUPPORTED);
                 packed++;
             }
         }
@@ -57,14 +57,14 @@ static void refusals_and_full_disks(void **state) {
     cot_error err;
     (void)state;
     snprintf(out, sizeof out, "/tmp/coterie-pack-%d.gguf", (int)getpid());
-    assert_int_equal(cot_pack("tests/golden/qwen3moe/hf", out, NULL, NULL, &err), COT_ARGUMENT);
-    assert_int_equal(cot_pack("tests/golden/qwen3moe/none.gguf", out, NULL, NULL, &err), COT_NOT_FOUND);
+    assert_int_equal(cot_pack("tests/golden/qwen3moe/hf", out, NULL, &err), COT_ARGUMENT);
+    assert_int_equal(cot_pack("tests/golden/qwen3moe/none.gguf", out, NULL, &err), COT_NOT_FOUND);
     for (int kind = 0; kind < 3; kind++)
         COT_TORTURE((cot__fault_kind)(kind == 0   ? COT__FAULT_WRITE
                                       : kind == 1 ? COT__FAULT_READ
                                                   : COT__FAULT_ALLOC),
                     {
-                        cot_status s = cot_pack("tests/golden/qwen3moe/model.gguf", out, NULL, NULL, &err);
+                        cot_status s = cot_pack("tests/golden/qwen3moe/model.gguf", out, NULL, &err);
                         if (s == COT_OK) unlink(out);
                         assert_false(cot__path_exists(out));
                         COT_TORTURE_RESULT(s);

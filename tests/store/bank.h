@@ -78,7 +78,7 @@ static inline cot_status bank_bind(const bank_file *b, cot__store *s, cot_error 
                                               COT_F32, p == 2 ? b->d : b->f, p == 2 ? b->f : b->d);
         }
         int number;
-        COT_TRY(cot__store_add_bank(s, e, BANK_EXPERTS, &number, err));
+        COT_TRY(cot__store_add_bank(s, e, NULL, BANK_EXPERTS, &number, err));
         assert_int_equal(number, l);
     }
     return COT_OK;

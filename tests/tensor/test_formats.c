@@ -101,9 +101,9 @@ static const struct {
     cot_type type;
     double rmse;
 } errors[] = {
-    {COT_Q8_0, 0.00535},  {COT_Q4_0, 0.08592}, {COT_Q4_1, 0.07819}, {COT_Q5_0, 0.04268},
-    {COT_Q5_1, 0.03785},  {COT_Q4_K, 0.07136}, {COT_Q5_K, 0.03612}, {COT_Q6_K, 0.01773},
-    {COT_MXFP4, 0.11496}, {COT_F16, 0.00025},  {COT_BF16, 0.00192},
+    {COT_Q8_0, 0.00535}, {COT_Q4_0, 0.08592}, {COT_Q4_1, 0.07819}, {COT_Q5_0, 0.04268},  {COT_Q5_1, 0.03785},
+    {COT_Q4_K, 0.07136}, {COT_Q5_K, 0.03612}, {COT_Q6_K, 0.01773}, {COT_MXFP4, 0.11496}, {COT_F16, 0.00025},
+    {COT_BF16, 0.00192}, {COT_Q2_K, 0.29633}, {COT_Q3_K, 0.15083},
 };
 
 static void gaussian(float *x, int n, uint64_t seed) {

@@ -14,6 +14,7 @@ _coterie() {
     --residency) mapfile -t COMPREPLY < <(compgen -W "auto memory mmap stream ring sim" -- "$cur"); return ;;
     --control) mapfile -t COMPREPLY < <(compgen -W "none shuffle uniform" -- "$cur"); return ;;
     --predict) mapfile -t COMPREPLY < <(compgen -W "none last popularity token transition gate" -- "$cur"); return ;;
+    --experts-lossy) mapfile -t COMPREPLY < <(compgen -W "none low miss" -- "$cur"); return ;;
     --retention) mapfile -t COMPREPLY < <(compgen -W "lru lfu decay layer demand" -- "$cur"); return ;;
     --act) mapfile -t COMPREPLY < <(compgen -W "auto f32" -- "$cur"); return ;;
     --type | --type-experts | --type-attention | --type-head) mapfile -t COMPREPLY < <(compgen -W "$types" -- "$cur"); return ;;
@@ -21,16 +22,16 @@ _coterie() {
     if [[ $cur == -* ]]; then
         local words
         case $command in
-        run) words="$common $sampling --beams --groups --diversity --length-penalty -p -f -n --ctx --kv --act --experts --chat --memory --residency --repack --retention --predict --trace --stats" ;;
-        chat) words="$common $sampling -n --ctx --kv --act --experts --memory --residency --repack --retention --predict --trace --stats" ;;
+        run) words="$common $sampling --beams --groups --diversity --length-penalty -p -f -n --ctx --kv --act --experts --chat --memory --residency --repack --retention --predict --experts-lossy --trace --stats" ;;
+        chat) words="$common $sampling -n --ctx --kv --act --experts --memory --residency --repack --retention --predict --experts-lossy --trace --stats" ;;
         logits) words="$common --tokens -o" ;;
         tokenize) words="$common -p -f --special" ;;
         detokenize) words="$common --tokens" ;;
-        eval) words="$common -f --ctx --stride --kv --act --experts --memory --residency --repack --retention --predict --trace --stats" ;;
+        eval) words="$common -f --ctx --stride --kv --act --experts --memory --residency --repack --retention --predict --experts-lossy --trace --stats" ;;
         inspect) words="$common --tensors --ctx --kv" ;;
-        bench) words="$common -p -n -r --batch --depth --seed --ctx --kv --act --experts --machine --memory --residency --repack --retention --predict --trace --stats" ;;
+        bench) words="$common -p -n -r --batch --depth --seed --ctx --kv --act --experts --machine --memory --residency --repack --retention --predict --experts-lossy --trace --stats" ;;
         convert) words="$common --type --type-experts --type-attention --type-head --split-experts --experts-used --pre" ;;
-        pack) words="$common" ;;
+        pack) words="$common --tiers" ;;
         plan) words="$common --memory --prompt --batch --ctx --kv --measure" ;;
         replay) words="$common --retention --predict --capacity --ahead --control --seed" ;;
         *) words="--help" ;;

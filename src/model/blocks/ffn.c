@@ -123,6 +123,39 @@ static cot_status build_router(cot__build *b, const json_t *op, int layer, cot__
     return cot__slot_vector(&b->bind, "exp_probs_b", false, layer, n, &r->select_bias, NULL, err);
 }
 
+/* The same expert in the lower precision of the lossy policy. */
+static cot_status bind_lower(cot__build *b, const char *const slots[3], int layer, int expert,
+                             const cot__expert *e, cot__expert *low, cot_error *err) {
+    *low = *e;
+    for (int p = 0; p < 3; p++) {
+        const char *name = NULL;
+        cot_view v;
+        if (!e->part[p].rows) continue;
+        COT_TRY(cot__slot_view(&b->bind, slots[p], layer, expert, &v, &name, err));
+        COT_TRY(cot__tier_bind(b->m, name, &low->part[p], err));
+    }
+    return COT_OK;
+}
+
+static cot_status add_bank(cot__build *b, const char *const slots[3], int layer, cot__moe *m,
+                           cot_error *err) {
+    cot_model *model = b->m;
+    size_t n = (size_t)m->router.n_experts;
+    cot__expert *e = cot__alloc_zero(2 * n, sizeof *e), *low = e + n;
+    if (!e) return cot__fail_memory(err, 2 * n * sizeof *e);
+    cot_status st = COT_OK;
+    for (int i = 0; i < (int)n && st == COT_OK; i++) {
+        st = bind_expert(b, slots, layer, i, &e[i], err);
+        if (st == COT_OK && model->lossy != COT__LOSSY_NONE)
+            st = bind_lower(b, slots, layer, i, &e[i], &low[i], err);
+    }
+    if (st == COT_OK)
+        st = cot__store_add_bank(model->store, model->lossy == COT__LOSSY_LOW ? low : e,
+                                 model->lossy == COT__LOSSY_MISS ? low : NULL, (int)n, &m->bank, err);
+    cot__free(e);
+    return st;
+}
+
 cot_status cot__build_moe(cot__build *b, const json_t *op, cot__step *s, cot_error *err) {
     static const char *const slots[3] = {"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"};
     static const char *const shared[3] = {"ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"};
@@ -136,14 +169,7 @@ cot_status cot__build_moe(cot__build *b, const json_t *op, cot__step *s, cot_err
     m->site = model->n_sites++;
     if (m->router.n_experts > model->max_experts) model->max_experts = m->router.n_experts;
     if (m->router.k > model->max_used) model->max_used = m->router.k;
-    cot__expert *experts = cot__alloc_zero((size_t)m->router.n_experts, sizeof *experts);
-    if (!experts) return cot__fail_memory(err, (size_t)m->router.n_experts * sizeof *experts);
-    cot_status st = COT_OK;
-    for (int e = 0; e < m->router.n_experts && st == COT_OK; e++)
-        st = bind_expert(b, slots, s->layer, e, &experts[e], err);
-    if (st == COT_OK) st = cot__store_add_bank(model->store, experts, m->router.n_experts, &m->bank, err);
-    cot__free(experts);
-    COT_TRY(st);
+    COT_TRY(add_bank(b, slots, s->layer, m, err));
     m->has_shared = cot__slot_exists(&b->bind, shared[1], s->layer);
     if (!m->has_shared) return COT_OK;
     COT_TRY(bind_expert(b, shared, s->layer, -1, &m->shared, err));
