@@ -38,7 +38,8 @@ typedef struct cot_model_options {
     uint64_t memory;
     const char *retention; /* which expert goes first: lru, lfu, decay, layer, demand; NULL: decay */
     const char *predict;   /* what is read ahead of the routers: none, last, popularity, token, transition,
-                              gate;   NULL: gate */
+                              gate, or FILE.rpp: a predictor that was trained for this model, read where
+                              experts stream; NULL: gate */
     bool repack; /* MEMORY (AUTO becomes it): while opening, Q4_K, Q5_K and Q6_K matrices take the order that
                     the kernels read fastest, in place. Opening takes longer; results stay the same, bit for
                     bit */

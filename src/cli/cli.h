@@ -72,7 +72,8 @@ bool cli_read(const char *path, char **text, size_t *n);
          CLI_FLAG, &(c).repack},                                                                               \
         {"retention",   0, "NAME", "which expert leaves the cache: lru, lfu, decay, layer, demand", CLI_TEXT,  \
          &(c).retention},                                                                                      \
-        {"predict", 0,           "NAME", "read ahead: none, last, popularity, token, transition, gate",        \
+        {"predict", 0,                                                                                         \
+         "NAME",    "read ahead: none, last, popularity, token, transition, gate, FILE.rpp",                   \
          CLI_TEXT,  &(c).predict},                                                                             \
         {"trace", 0, "FILE", "record what routers choose, for coterie replay", CLI_TEXT, &(c).trace}, {        \
         "stats", 0, NULL, "a table of the experts' cache by layer", CLI_FLAG, &(c).stats                       \

@@ -132,8 +132,7 @@ cot_status cot__model_predict(cot_model *m, const char *name, cot_error *err) {
         if (m->steps[i].kind == COT__STEP_MOE)
             experts[m->steps[i].moe->bank] = m->steps[i].moe->router.n_experts;
     cot_status s = cot__predictor_create(&m->predictor, (cot__prediction)kind, n, experts, err);
-    if (s == COT_OK && file)
-        s = cot__trained_open(&m->trained, name, m->n_vocab, n, m->max_experts, err);
+    if (s == COT_OK && file) s = cot__trained_open(&m->trained, name, m->n_vocab, n, m->max_experts, err);
     cot__free(experts);
     return s;
 }

@@ -206,6 +206,7 @@ uint64_t cot__model_scratch(const cot_model *m, int64_t n, int threads) {
         if (need > most) most = need;
     }
     uint64_t head = HEAD_ROWS * (uint64_t)(m->n_vocab + 2 * m->n_embd) * 4;
-    uint64_t guess = m->trained ? cot__trained_scratch(m->trained) + cot__trained_forecast_bytes(m->trained) : 0;
+    uint64_t guess =
+        m->trained ? cot__trained_scratch(m->trained) + cot__trained_forecast_bytes(m->trained) : 0;
     return values + (head > most ? head : most) + guess + (4u << 20);
 }

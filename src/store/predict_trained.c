@@ -17,9 +17,12 @@ static const struct {
     const char *name;
     uint32_t least, most;
 } field[FIELDS] = {
-    [VOCABULARY] = {"vocabulary", 1, 1 << 24}, [WIDTH] = {"width", 1, 8192},
-    [DEPTH] = {"depth", 0, 64},                [HEADS] = {"heads", 1, 1024},
-    [BANKS] = {"banks", 1, 4096},              [EXPERTS] = {"experts", 1, 65536},
+    [VOCABULARY] = {"vocabulary", 1, 1 << 24},
+    [WIDTH] = {"width", 1, 8192},
+    [DEPTH] = {"depth", 0, 64},
+    [HEADS] = {"heads", 1, 1024},
+    [BANKS] = {"banks", 1, 4096},
+    [EXPERTS] = {"experts", 1, 65536},
     [CONTEXT] = {"context", 1, 1024},
 };
 
