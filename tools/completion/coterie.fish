@@ -36,7 +36,7 @@ complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l memo
 complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l residency -x -a 'auto memory mmap stream ring sim' -d 'where the weights are'
 complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l repack -d 'weights in the order of the kernels'
 complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l retention -x -a 'lru lfu decay layer demand' -d 'which expert leaves first'
-complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l predict -x -a 'none last popularity token transition gate' -d 'read ahead'
+complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l predict -x -a 'none last popularity token transition gate (__fish_complete_suffix .rpp)' -d 'read ahead'
 complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l trace -r -F -d 'record routing'
 complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l stats -d 'table by layer'
 complete -c coterie -n '__fish_seen_subcommand_from run' -l chat -d 'use the chat template'
