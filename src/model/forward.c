@@ -78,7 +78,9 @@ static void foretell(cot__forward *f) {
     cot__arena_rewind(f->ops->arena, mark);
     f->forecast = forecast;
     while (i < f->m->n_steps && f->m->steps[i].kind != COT__STEP_MOE) i++;
-    if (i < f->m->n_steps) cot__moe_foretold(f->m->steps[i].moe, f->m->store, forecast);
+    if (i == f->m->n_steps) return;
+    cot__moe_foretold(f->m->steps[i].moe, f->m->store, forecast);
+    cot__store_begin(f->m->store);
 }
 
 static cot_status run_moe(cot__forward *f, const cot__step *s, cot__rows *x, float *out, size_t stride,

@@ -114,7 +114,15 @@ void cot__store_hint(cot__store *store, int bank, const int32_t *ids, const floa
         if (!s->slot[i] && *count < COT__WISHES)
             list[(*count)++] = (cot__wish){i, probability ? probability[k] : 1, epoch};
     }
-    if (probability) cot__stream_pump(s); /* nobody may call in before the bank's turn */
+    if (s->better) cot__stream_pump(s); /* nobody may call in before the bank's turn */
+    pthread_mutex_unlock(&s->lock);
+}
+
+void cot__store_begin(cot__store *store) {
+    cot__stream *s = store->stream;
+    if (!s) return;
+    pthread_mutex_lock(&s->lock);
+    cot__stream_pump(s);
     pthread_mutex_unlock(&s->lock);
 }
 
