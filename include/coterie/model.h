@@ -38,7 +38,8 @@ typedef struct cot_model_options {
     uint64_t memory;
     const char *retention; /* which expert goes first: lru, lfu, decay, layer, demand; NULL: decay */
     const char *predict;   /* what is read ahead of the routers: none, last, popularity, token, transition,
-                              gate;   NULL: gate */
+                              gate, or FILE.rpp: a predictor that was trained for this model, read where
+                              experts stream; NULL: gate */
     /* Which experts may be computed in a lower precision that the file offers (coterie pack --tiers): NULL or
      * "none": none, results are exact. "low": all routed experts. "miss": while tokens are generated, those
      * that are neither in memory nor on their way; a guess still brings in the expert itself, and prompts

@@ -33,9 +33,11 @@ COT_API void cot_trace_get_info(const cot_trace *trace, cot_trace_info *info);
 typedef struct cot_replay_options {
     size_t struct_size;
     const char *retention; /* lru, lfu, decay, layer, demand, oracle (which knows the future); NULL: decay */
-    const char *predict;   /* none, last, popularity, token, transition; NULL: none */
-    double capacity;       /* of the cache, as a share of all experts, 0…1; at least one expert */
-    int32_t ahead;         /* most experts read for a prediction in a turn; default 2 */
+    /* none, last, popularity, token, transition; NULL: none. Or FILE.rpp, a trained predictor: it foretells
+     * passes of one row, and sees the ids since the last larger one. */
+    const char *predict;
+    double capacity; /* of the cache, as a share of all experts, 0…1; at least one expert */
+    int32_t ahead;   /* most experts read for a prediction in a turn; default 2 */
 } cot_replay_options;
 COT_API void cot_replay_defaults(cot_replay_options *options);
 

@@ -72,7 +72,8 @@ bool cli_read(const char *path, char **text, size_t *n);
          CLI_FLAG, &(c).repack},                                                                               \
         {"retention",   0, "NAME", "which expert leaves the cache: lru, lfu, decay, layer, demand", CLI_TEXT,  \
          &(c).retention},                                                                                      \
-        {"predict", 0,           "NAME", "read ahead: none, last, popularity, token, transition, gate",        \
+        {"predict", 0,                                                                                         \
+         "NAME",    "read ahead: none, last, popularity, token, transition, gate, FILE.rpp",                   \
          CLI_TEXT,  &(c).predict},                                                                             \
         {"experts-lossy", 0,                                                                                   \
          "POLICY",        "use lower precisions of a packed file: low, miss (with :TYPE)",                     \

@@ -9,7 +9,7 @@
 enum { MOST = 16 };
 
 typedef struct choice {
-    char text[256];
+    char text[4096];
     const char *item[MOST];
     int n;
 } choice;
@@ -62,12 +62,14 @@ static int run(const cot_trace *t, const choice *retention, const choice *predic
                 double hits = (double)x.hits / (double)x.accesses,
                        wanted = x.hinted ? (double)x.hinted_used / (double)x.hinted : 0;
                 unsigned long long read = x.accesses - x.hits + x.hinted;
-                if (json)
+                if (json) {
+                    printf("%s{\"retention\": \"%s\", \"predict\": ", first ? "" : ", ", o.retention);
+                    cli_json_string(stdout, o.predict, strlen(o.predict)); /* may be a file */
                     printf(
-                        "%s{\"retention\": \"%s\", \"predict\": \"%s\", \"capacity\": %.4f, \"hit_rate\": %.6f, \"read\": %llu, \"hinted\": %llu, \"hinted_used\": %llu}",
-                        first ? "" : ", ", o.retention, o.predict, o.capacity, hits, read,
-                        (unsigned long long)x.hinted, (unsigned long long)x.hinted_used);
-                else
+                        ", \"capacity\": %.4f, \"hit_rate\": %.6f, \"read\": %llu, \"hinted\": %llu, \"hinted_used\": %llu}",
+                        o.capacity, hits, read, (unsigned long long)x.hinted,
+                        (unsigned long long)x.hinted_used);
+                } else
                     printf("%-9s %-11s %7.1f %% %8.2f %10llu %8.1f\n", o.retention, o.predict,
                            100 * o.capacity, 100 * hits, read, 100 * wanted);
                 first = false;
@@ -86,8 +88,8 @@ int cmd_replay(int argc, char **argv) {
     const cli_option options[] = {
         {"retention", 0, "NAMES", "policies to try: lru, lfu, decay, layer, demand, oracle", CLI_TEXT,
          &retention},
-        {"predict", 0, "NAMES", "predictors to try: none, last, popularity, token, transition", CLI_TEXT,
-         &predict},
+        {"predict", 0, "NAMES", "predictors to try: none, last, popularity, token, transition, FILE.rpp",
+         CLI_TEXT, &predict},
         {"capacity", 0, "PERCENTS", "sizes of the cache in percent of all experts", CLI_TEXT, &capacity},
         {"ahead", 0, "N", "most experts read for a prediction in a turn", CLI_INT, &ahead},
         {"control", 0, "NAME",

@@ -119,10 +119,12 @@ cot_status cot__model_settle(cot_model *m, const cot_model_options *o, cot__stor
 }
 
 cot_status cot__model_predict(cot_model *m, const char *name, cot_error *err) {
-    int kind = name ? cot__prediction_find(name) : COT__PREDICT_GATE;
-    if (kind < 0 || kind == COT__PREDICT_TRAINED)
+    bool file = name && cot__trained_named(name);
+    int kind = file ? COT__PREDICT_TRAINED : name ? cot__prediction_find(name) : COT__PREDICT_GATE;
+    if (kind < 0 || (kind == COT__PREDICT_TRAINED && !file))
         return cot__fail(err, COT_ARGUMENT, NULL, "predict",
-                         "\"%s\" is none of none, last, popularity, token, transition, gate", name);
+                         "\"%s\" is none of none, last, popularity, token, transition, gate, and no FILE.rpp",
+                         name);
     if (kind == COT__PREDICT_NONE || !cot__store_streams(m->store) || !cot__store_banks(m->store))
         return COT_OK;
     int n = cot__store_banks(m->store), *experts = cot__alloc_array((size_t)n, sizeof *experts);
@@ -131,6 +133,7 @@ cot_status cot__model_predict(cot_model *m, const char *name, cot_error *err) {
         if (m->steps[i].kind == COT__STEP_MOE)
             experts[m->steps[i].moe->bank] = m->steps[i].moe->router.n_experts;
     cot_status s = cot__predictor_create(&m->predictor, (cot__prediction)kind, n, experts, err);
+    if (s == COT_OK && file) s = cot__trained_open(&m->trained, name, m->n_vocab, n, m->max_experts, err);
     cot__free(experts);
     return s;
 }

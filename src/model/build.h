@@ -29,6 +29,7 @@ typedef struct cot__forward {
     const cot__pass *pass;
     float *value[COT__VALUES];
     const float *cos[COT__ROPES], *sin[COT__ROPES]; /* n × n_rot / 2 */
+    const float *forecast;                          /* of all banks, by a trained predictor; NULL: none */
 } cot__forward;
 cot_status cot__attention_forward(cot__forward *f, const cot__step *s, cot_error *err);
 cot_status cot__mla_forward(cot__forward *f, const cot__step *s, cot_error *err);

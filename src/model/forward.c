@@ -62,6 +62,27 @@ static void foresee(cot__forward *f, const cot__step *s) {
     cot__arena_rewind(f->ops->arena, mark);
 }
 
+/* A trained predictor knows a pass by its tokens, whose contexts are the sequences' own ids: of the first
+ * routed layer it tells before anything is computed, of the others when their turn comes near. */
+static void foretell(cot__forward *f) {
+    const cot__trained *t = f->m->trained;
+    const cot__pass *p = f->pass;
+    if (!t || !p->history || p->n > FEW_ROWS) return;
+    float *forecast = cot__arena_alloc(f->ops->arena, cot__trained_forecast_bytes(t));
+    size_t mark = cot__arena_mark(f->ops->arena), i = 0;
+    float *scratch = cot__arena_alloc(f->ops->arena, cot__trained_scratch(t));
+    if (!forecast || !scratch) return; /* then without */
+    memset(forecast, 0, cot__trained_forecast_bytes(t));
+    for (int64_t r = 0; r < p->n; r++)
+        cot__trained_forecast(t, p->history[r], p->pos[r] + 1, scratch, forecast);
+    cot__arena_rewind(f->ops->arena, mark);
+    f->forecast = forecast;
+    while (i < f->m->n_steps && f->m->steps[i].kind != COT__STEP_MOE) i++;
+    if (i == f->m->n_steps) return;
+    cot__moe_foretold(f->m->steps[i].moe, f->m->store, forecast);
+    cot__store_begin(f->m->store);
+}
+
 static cot_status run_moe(cot__forward *f, const cot__step *s, cot__rows *x, float *out, size_t stride,
                           cot_error *err) {
     cot__moe_context ctx = f->pass->moe;
@@ -69,6 +90,8 @@ static cot_status run_moe(cot__forward *f, const cot__step *s, cot__rows *x, flo
     size_t mark = cot__arena_mark(f->ops->arena);
     ctx.predictor = f->m->predictor;
     if ((ctx.next = look_ahead(f, s + 1, &ahead))) ctx.ahead = &ahead;
+    if (ctx.next && f->forecast)
+        ctx.forecast = f->forecast + (size_t)ctx.next->bank * (size_t)cot__trained_experts(f->m->trained);
     cot_status st = cot__moe_forward(f->ops, s->moe, f->m->store, &ctx, x, out, stride, err);
     cot__arena_rewind(f->ops->arena, mark);
     return st;
@@ -147,6 +170,7 @@ cot_status cot__model_forward(const cot_model *m, cot__ops *ops, const cot__pass
         f.value[i] = cot__arena_alloc(ops->arena, (size_t)p->n * cols * sizeof(float));
         if (!f.value[i]) return cot__fail_memory(err, (size_t)p->n * cols * sizeof(float));
     }
+    foretell(&f);
     COT_TRY(rope_tables(&f, err));
     cot__op_embed(ops, &m->embed, p->tokens, p->n, f.value[0], cols, m->embed_scale);
     cot__tap(ops, "embed", -1, f.value[0], cols, p->n, m->n_embd);
@@ -184,5 +208,7 @@ uint64_t cot__model_scratch(const cot_model *m, int64_t n, int threads) {
         if (need > most) most = need;
     }
     uint64_t head = HEAD_ROWS * (uint64_t)(m->n_vocab + 2 * m->n_embd) * 4;
-    return values + (head > most ? head : most) + (4u << 20);
+    uint64_t guess =
+        m->trained ? cot__trained_scratch(m->trained) + cot__trained_forecast_bytes(m->trained) : 0;
+    return values + (head > most ? head : most) + guess + (4u << 20);
 }

@@ -98,6 +98,7 @@ struct cot_model {
     int32_t *ends; /* ids that end a generation */
     size_t n_ends;
     cot__predictor *predictor;  /* NULL: none */
+    cot__trained *trained;      /* NULL: predictor is of another kind */
     struct cot__budget *budget; /* NULL: nothing is limited */
     cot_model *beside;          /* the next of those that share it */
     cot_residency residency;    /* as settled */
@@ -117,7 +118,7 @@ cot_status cot__model_reserve(const cot_model *m, uint64_t bytes, cot_error *err
 void cot__model_unreserve(const cot_model *m, uint64_t bytes);
 /* Frees the store, too: its room goes to the models beside. */
 void cot__model_budget_free(cot_model *m);
-/* The predictor of that name, or the usual one (NULL); nothing where nothing streams. */
+/* The predictor of that name or in that file, or the usual one (NULL); nothing where nothing streams. */
 cot_status cot__model_predict(cot_model *m, const char *name, cot_error *err);
 /* Before results of a pass are given out: the files are what they were. */
 cot_status cot__model_check(const cot_model *m, cot_error *err);
@@ -143,6 +144,7 @@ cot_status cot__model_load_text(cot_model *m, cot_error *err);
 typedef struct cot__pass {
     int64_t n;
     const int32_t *tokens, *pos, *sequence;
+    const int32_t *const *history; /* of each row: its sequence's ids from position 0 to its own */
     char *const *const *blocks;
     const bool *wants, *generated; /* generated: the row's role, see cot_role */
     const cot__kv_stream *streams;

@@ -66,6 +66,7 @@ void cot_model_close(cot_model **model) {
     cot__free(m->steps);
     cot__free(m->streams);
     cot__predictor_free(&m->predictor);
+    cot__trained_close(&m->trained);
     cot__model_budget_free(m);
     cot__arch_close(&m->arch);
     cot__source_close(&m->source);

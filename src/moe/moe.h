@@ -87,6 +87,7 @@ typedef struct cot__moe_context {
     cot__predictor *predictor;   /* NULL: no hints */
     const struct cot__moe *next; /* the next routed layer of the pass; NULL: this is the last */
     cot__rows *ahead;            /* what that layer would see if nothing came between; NULL: not known */
+    const float *forecast;       /* of a trained predictor, about that layer's experts; NULL: none */
 } cot__moe_context;
 
 cot_status cot__moe_forward(cot__ops *c, const cot__moe *m, cot__store *store, const cot__moe_context *ctx,
@@ -118,6 +119,8 @@ void cot__moe_predict(cot__ops *c, const cot__moe *m, cot__store *store, const c
 /* Hints for layer m by its own gate on rows that resemble those it will get; few rows only. sure: nothing but
  * attention comes between. */
 void cot__moe_foresee(cot__ops *c, const cot__moe *m, cot__store *store, cot__rows *x, bool sure);
+/* Hints for layer m by a probability for each of its experts. */
+void cot__moe_foretold(const cot__moe *m, cot__store *store, const float *forecast);
 /* Most bytes of scratch that it takes for so many rows beyond what cot__experts_compute takes. */
 uint64_t cot__moe_streamed_scratch(const cot__moe *m, uint64_t rows);
 

@@ -1,5 +1,6 @@
-/* Owns: hints for the next routed layer while this one waits for its reads: from tables of past choices, or
- * by the next layer's own gate on the present rows, which need no training and change nothing. */
+/* Owns: hints for the next routed layer while this one waits for its reads: from tables of past choices, by
+ * the next layer's own gate on the present rows, which need no training, or as a trained predictor foretold.
+ * They change nothing. */
 #include <string.h>
 
 #include "base/error.h"
@@ -48,6 +49,15 @@ void cot__moe_foresee(cot__ops *c, const cot__moe *m, cot__store *store, cot__ro
     if (n) cot__store_hint(store, m->bank, ids, probability, n, 0);
 }
 
+void cot__moe_foretold(const cot__moe *m, cot__store *store, const float *forecast) {
+    const float most = COT__SURE - 0.01f; /* nothing better will follow, as it does where a hint is sure */
+    int32_t ids[MOST];
+    float probability[MOST];
+    int n = cot__predict_best(forecast, m->router.n_experts, ids, probability, MOST);
+    for (int i = 0; i < n && probability[i] > most; i++) probability[i] = most;
+    if (n) cot__store_hint(store, m->bank, ids, probability, n, 0);
+}
+
 void cot__moe_predict(cot__ops *c, const cot__moe *m, cot__store *store, const cot__moe_context *ctx,
                       const cot__plan *plan, cot__rows *x) {
     int32_t ids[MOST];
@@ -57,6 +67,8 @@ void cot__moe_predict(cot__ops *c, const cot__moe *m, cot__store *store, const c
     cot__prediction kind = cot__predictor_kind(ctx->predictor);
     if (kind == COT__PREDICT_GATE) {
         if (ctx->next) cot__moe_foresee(c, ctx->next, store, ctx->ahead ? ctx->ahead : x, false);
+    } else if (kind == COT__PREDICT_TRAINED) {
+        if (ctx->next && ctx->forecast) cot__moe_foretold(ctx->next, store, ctx->forecast);
     } else {
         cot__predictor_observe(ctx->predictor, m->bank, ctx->token, plan->n_units, plan->first, plan->ids);
         if (ctx->next || kind == COT__PREDICT_LAST || kind == COT__PREDICT_POPULARITY)

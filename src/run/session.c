@@ -81,7 +81,7 @@ static cot_status reserve(cot_session *s, cot_error *err) {
     uint64_t kv, buffers;
     COT_TRY(cot_session_estimate(s->model, &s->opt, &kv, &buffers, err));
     uint64_t bytes = kv + buffers + (uint64_t)s->opt.n_ctx * (uint64_t)s->opt.n_sequences * 8 +
-                     (uint64_t)s->opt.chunk * 32;
+                     (uint64_t)s->opt.chunk * 40;
     COT_TRY(cot__model_reserve(s->model, bytes, err));
     s->reserved = bytes;
     return COT_OK;
@@ -109,12 +109,13 @@ cot_status cot_session_create(cot_session **out, const cot_model *m, const cot_s
         s->row_token = cot__alloc_array(rows, sizeof *s->row_token);
         s->row_pos = cot__alloc_array(rows, sizeof *s->row_pos);
         s->row_seq = cot__alloc_array(rows, sizeof *s->row_seq);
+        s->row_history = cot__alloc_array(rows, sizeof *s->row_history);
         s->row_blocks = cot__alloc_array(rows, sizeof *s->row_blocks);
         s->row_wants = cot__alloc_array(rows, sizeof *s->row_wants);
         s->row_generated = cot__alloc_array(rows, sizeof *s->row_generated);
-        if (!s->row_token || !s->row_pos || !s->row_seq || !s->row_blocks || !s->row_wants ||
-            !s->row_generated)
-            st = cot__fail_memory(err, rows * 24);
+        if (!s->row_token || !s->row_pos || !s->row_seq || !s->row_history || !s->row_blocks ||
+            !s->row_wants || !s->row_generated)
+            st = cot__fail_memory(err, rows * 32);
     }
     if (st != COT_OK) {
         cot_session_free(&s);
@@ -146,6 +147,7 @@ void cot_session_free(cot_session **session) {
     cot__free(s->row_token);
     cot__free(s->row_pos);
     cot__free(s->row_seq);
+    cot__free((void *)s->row_history);
     cot__free((void *)s->row_blocks);
     cot__free(s->row_wants);
     cot__free(s->row_generated);
@@ -284,6 +286,7 @@ static cot_status run_pass(cot_session *s, const cot_row *rows, size_t n, sink *
         s->row_token[i] = q->tokens[q->length] = rows[i].token;
         s->row_pos[i] = q->length++;
         s->row_seq[i] = rows[i].sequence;
+        s->row_history[i] = q->tokens;
         s->row_blocks[i] = q->table;
         s->row_wants[i] = rows[i].wants_logits && k->fn;
         s->row_generated[i] = rows[i].role == COT_ROLE_GENERATED;
@@ -296,6 +299,7 @@ static cot_status run_pass(cot_session *s, const cot_row *rows, size_t n, sink *
                       .tokens = s->row_token,
                       .pos = s->row_pos,
                       .sequence = s->row_seq,
+                      .history = s->row_history,
                       .blocks = s->row_blocks,
                       .wants = s->row_wants,
                       .generated = s->row_generated,

@@ -38,6 +38,7 @@ struct cot_session {
     void *observe_user;
     /* Row arrays of one pass, opt.chunk long. */
     int32_t *row_token, *row_pos, *row_seq;
+    const int32_t **row_history;
     char *const **row_blocks;
     bool *row_wants, *row_generated;
 };

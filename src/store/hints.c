@@ -118,6 +118,14 @@ void cot__store_hint(cot__store *store, int bank, const int32_t *ids, const floa
     pthread_mutex_unlock(&s->lock);
 }
 
+void cot__store_begin(cot__store *store) {
+    cot__stream *s = store->stream;
+    if (!s) return;
+    pthread_mutex_lock(&s->lock);
+    cot__stream_pump(s);
+    pthread_mutex_unlock(&s->lock);
+}
+
 static int drop_old(cot__wish *w, int *n, uint64_t epoch) {
     int kept = 0, before = *n;
     for (int k = 0; k < before; k++)

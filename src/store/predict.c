@@ -41,11 +41,6 @@ struct cot__predictor {
     bank *bank;
     int n_banks;
     float *score; /* room for the largest bank */
-    cot__predict_fn *trained;
-    void *trained_user;
-    float *probability; /* of all banks, by the trained predictor */
-    int trained_experts;
-    bool trained_ready;
 };
 
 cot_status cot__predictor_create(cot__predictor **out, cot__prediction kind, int n_banks,
@@ -91,7 +86,6 @@ void cot__predictor_free(cot__predictor **predictor) {
     pthread_mutex_destroy(&p->lock);
     cot__free(p->bank);
     cot__free(p->score);
-    cot__free(p->probability);
     cot__free(p);
     *predictor = NULL;
 }
@@ -166,45 +160,33 @@ static void fill(cot__predictor *p, int b, const int32_t *tokens, int rows, floa
                     k->after[(size_t)from * (size_t)k->n + (size_t)e] / seen / (float)p->bank[b - 1].last.n;
         }
         break;
-    case COT__PREDICT_TRAINED:
-        if (!p->trained || rows < 1 || !tokens) break;
-        if (b == 0) p->trained_ready = p->trained(p->trained_user, tokens, rows, p->probability);
-        for (int e = 0; p->trained_ready && e < k->n && e < p->trained_experts; e++)
-            score[e] = p->probability[(size_t)b * (size_t)p->trained_experts + (size_t)e];
-        break;
     default: break;
     }
 }
 
-int cot__predictor_guess(cot__predictor *p, int b, const int32_t *tokens, int rows, int32_t *ids,
-                         float *probability, int most) {
+int cot__predict_best(const float *score, int n_scores, int32_t *ids, float *probability, int most) {
     const float least = 0.02f; /* less is not worth a read */
     int n = 0;
-    if (b < 0 || b >= p->n_banks) return 0;
-    pthread_mutex_lock(&p->lock);
-    memset(p->score, 0, (size_t)p->bank[b].n * sizeof *p->score);
-    fill(p, b, tokens, rows, p->score);
-    for (int e = 0; e < p->bank[b].n; e++) { /* insertion into the best so far */
-        float s = p->score[e] > 1 ? 1 : p->score[e];
+    for (int e = 0; e < n_scores; e++) { /* insertion into the best so far */
+        float s = score[e] > 1 ? 1 : score[e];
         int at = n < most ? n : most - 1;
-        if (s < least || most < 1 || (n == most && s <= probability[at])) continue;
+        if (!(s >= least) || most < 1 || (n == most && s <= probability[at])) continue; /* NaN: no guess */
         for (; at > 0 && probability[at - 1] < s; at--)
             ids[at] = ids[at - 1], probability[at] = probability[at - 1];
         ids[at] = e;
         probability[at] = s;
         n += n < most;
     }
-    pthread_mutex_unlock(&p->lock);
     return n;
 }
 
-void cot__predictor_set_trained(cot__predictor *p, cot__predict_fn *fn, void *user, int experts) {
+int cot__predictor_guess(cot__predictor *p, int b, const int32_t *tokens, int rows, int32_t *ids,
+                         float *probability, int most) {
+    if (b < 0 || b >= p->n_banks) return 0;
     pthread_mutex_lock(&p->lock);
-    cot__free(p->probability);
-    p->probability = cot__alloc_zero((size_t)p->n_banks * (size_t)experts, sizeof *p->probability);
-    p->trained = p->probability ? fn : NULL;
-    p->trained_user = user;
-    p->trained_experts = experts;
-    p->trained_ready = false;
+    memset(p->score, 0, (size_t)p->bank[b].n * sizeof *p->score);
+    fill(p, b, tokens, rows, p->score);
+    int n = cot__predict_best(p->score, p->bank[b].n, ids, probability, most);
     pthread_mutex_unlock(&p->lock);
+    return n;
 }

@@ -13,10 +13,18 @@
 #include "store/cache.h"
 #include "store/predict.h"
 
-enum { MOST_BYTES = 1 << 30, MOST_SITES = 4096, MOST_EXPERTS = 4096, SHUFFLE = 60, UNIFORM = 61 };
+enum {
+    MOST_BYTES = 1 << 30,
+    MOST_SITES = 4096,
+    MOST_EXPERTS = 4096,
+    MOST_AHEAD = 64,
+    SHUFFLE = 60,
+    UNIFORM = 61
+};
 
 typedef struct turn {
     int32_t site, token; /* token of its row, −1: several rows, or not recorded */
+    int32_t sequence;    /* of its first row */
     int32_t n;
     size_t first; /* in ids: distinct, ascending */
 } turn;
@@ -65,7 +73,7 @@ static cot_status add_expert(cot_trace *t, int32_t id, cot_error *err) {
     return COT_OK;
 }
 
-static cot_status add_turn(cot_trace *t, int32_t site, int32_t token, cot_error *err) {
+static cot_status add_turn(cot_trace *t, int32_t site, int32_t token, int32_t sequence, cot_error *err) {
     if (!GROW(t->turns, t->n_turns, t->cap_turns))
         return cot__fail_memory(err, t->n_turns * sizeof *t->turns);
     if (site >= t->n_sites) {
@@ -75,7 +83,7 @@ static cot_status add_turn(cot_trace *t, int32_t site, int32_t token, cot_error 
         t->experts = p;
         t->n_sites = site + 1;
     }
-    t->turns[t->n_turns++] = (turn){.site = site, .token = token, .first = t->n_ids};
+    t->turns[t->n_turns++] = (turn){.site = site, .token = token, .sequence = sequence, .first = t->n_ids};
     return COT_OK;
 }
 
@@ -101,7 +109,7 @@ static cot_status take_line(cot_trace *t, const line *l, const line *before, boo
                             cot_error *err) {
     *fresh = !t->n_turns || l->site != before->site || l->pass != before->pass ||
              (l->pass < 0 && l->sequence <= before->sequence);
-    if (*fresh) COT_TRY(add_turn(t, (int32_t)l->site, (int32_t)l->token, err));
+    if (*fresh) COT_TRY(add_turn(t, (int32_t)l->site, (int32_t)l->token, (int32_t)l->sequence, err));
     else t->turns[t->n_turns - 1].token = -1;
     if (l->n_experts > t->experts[l->site]) t->experts[l->site] = (int)l->n_experts;
     for (size_t i = 0; i < json_array_size(l->experts); i++) {
@@ -163,7 +171,7 @@ cot_status cot_trace_uniform(cot_trace **out, int32_t sites, int32_t experts, in
     uint64_t drawn = 0;
     for (int64_t p = 0; p < passes && s == COT_OK; p++)
         for (int32_t site = 0; site < sites && s == COT_OK; site++) {
-            s = add_turn(t, site, -1, err);
+            s = add_turn(t, site, -1, 0, err);
             if (s == COT_OK && t->experts[site] < experts) t->experts[site] = experts;
             while (s == COT_OK && t->turns[t->n_turns - 1].n < k)
                 s = add_expert(t, (int32_t)(cot__random_u64(seed, UNIFORM, drawn++, 0) % (uint64_t)experts),
@@ -210,6 +218,10 @@ typedef struct replay {
     const cot_trace *t;
     cot__cache cache;
     cot__predictor *predictor;
+    cot__trained *trained; /* with the ids of the sequence so far, as far as its context reaches */
+    int32_t *recent, sequence;
+    int n_recent; /* 0: this pass is not foretold */
+    float *forecast, *scratch;
     int32_t *first; /* number of each site's first expert */
     uint64_t *next; /* of each access: number of the next one to the same expert */
     uint64_t room;  /* experts */
@@ -270,35 +282,76 @@ static void use(replay *p, int32_t i, uint64_t next) {
     } else if (make_room(p, false)) cot__cache_insert(&p->cache, i);
 }
 
-static void look_ahead(replay *p, const turn *t, int ahead) {
-    int32_t rows[2] = {0, t->n}, ids[64];
-    float probability[64];
-    int next = (t->site + 1) % p->t->n_sites, most = ahead < 64 ? ahead : 64, wanted = 64;
-    const int32_t *token = t->token >= 0 ? &t->token : NULL;
-    cot__predictor_observe(p->predictor, t->site, token, 1, rows, p->t->ids + t->first);
-    int n = cot__predictor_guess(p->predictor, next, next ? token : NULL, 1, ids, probability, wanted);
+static void read_ahead(replay *p, int site, const int32_t *ids, const float *probability, int n, int most) {
     for (int k = 0, read = 0; k < n && read < most; k++) {
-        cot__cached *e = &p->cache.entry[p->first[next] + ids[k]];
+        cot__cached *e = &p->cache.entry[p->first[site] + ids[k]];
         e->demand = probability[k];
         if (e->place >= 0 || !make_room(p, true)) continue;
         e->hinted = true;
-        cot__cache_insert(&p->cache, p->first[next] + ids[k]);
+        cot__cache_insert(&p->cache, p->first[site] + ids[k]);
         p->r.hinted++;
         read++;
     }
 }
 
+static void look_ahead(replay *p, const turn *t, int ahead) {
+    int32_t rows[2] = {0, t->n}, ids[MOST_AHEAD];
+    float probability[MOST_AHEAD];
+    int next = (t->site + 1) % p->t->n_sites;
+    const int32_t *token = t->token >= 0 ? &t->token : NULL;
+    cot__predictor_observe(p->predictor, t->site, token, 1, rows, p->t->ids + t->first);
+    int n = cot__predictor_guess(p->predictor, next, next ? token : NULL, 1, ids, probability, MOST_AHEAD);
+    read_ahead(p, next, ids, probability, n, ahead);
+}
+
+/* A pass of one row begins: all that a trained predictor says of it. Rows of batches have left no ids. */
+static void foretell(replay *p, const turn *t) {
+    int context = cot__trained_context(p->trained);
+    if (t->token < 0 || t->sequence != p->sequence) p->n_recent = 0;
+    p->sequence = t->sequence;
+    if (t->token < 0) return;
+    if (p->n_recent == context) memmove(p->recent, p->recent + 1, (size_t)--p->n_recent * sizeof *p->recent);
+    p->recent[p->n_recent++] = t->token;
+    memset(p->forecast, 0, cot__trained_forecast_bytes(p->trained));
+    cot__trained_forecast(p->trained, p->recent, p->n_recent, p->scratch, p->forecast);
+}
+
+static void look_up(replay *p, int site, int ahead) {
+    int32_t ids[MOST_AHEAD];
+    float probability[MOST_AHEAD];
+    if (!p->n_recent || site >= p->t->n_sites) return;
+    const float *mine = p->forecast + (size_t)site * (size_t)cot__trained_experts(p->trained);
+    int n = cot__predict_best(mine, p->t->experts[site], ids, probability, MOST_AHEAD);
+    read_ahead(p, site, ids, probability, n, ahead);
+}
+
+static cot_status open_trained(replay *p, const char *path, cot_error *err) {
+    int most = 1;
+    for (int i = 0; i < p->t->n_sites; i++)
+        if (p->t->experts[i] > most) most = p->t->experts[i];
+    COT_TRY(cot__trained_open(&p->trained, path, 0, p->t->n_sites, most, err));
+    size_t scratch = cot__trained_scratch(p->trained);
+    p->recent = cot__alloc_array((size_t)cot__trained_context(p->trained), sizeof *p->recent);
+    p->forecast = cot__alloc(cot__trained_forecast_bytes(p->trained));
+    p->scratch = cot__alloc(scratch);
+    return p->recent && p->forecast && p->scratch ? COT_OK : cot__fail_memory(err, scratch);
+}
+
 static cot_status check(const cot_replay_options *o, int *retention, int *prediction, cot_error *err) {
     *retention = o->retention ? cot__retention_find(o->retention) : COT__RETAIN_DECAY;
-    *prediction = o->predict ? cot__prediction_find(o->predict) : COT__PREDICT_NONE;
+    bool file = o->predict && cot__trained_named(o->predict);
+    *prediction = file         ? COT__PREDICT_TRAINED
+                  : o->predict ? cot__prediction_find(o->predict)
+                               : COT__PREDICT_NONE;
     if (o->struct_size != sizeof *o)
         return cot__fail(err, COT_ARGUMENT, NULL, "cot_replay_options", "call cot_replay_defaults first");
     if (*retention < 0)
         return cot__fail(err, COT_ARGUMENT, NULL, "retention",
                          "\"%s\" is none of lru, lfu, decay, layer, demand, oracle", o->retention);
-    if (*prediction < 0 || *prediction >= COT__PREDICT_GATE)
+    if (*prediction < 0 || (*prediction >= COT__PREDICT_GATE && !file))
         return cot__fail(err, COT_ARGUMENT, NULL, "predict",
-                         "\"%s\" is none of none, last, popularity, token, transition", o->predict);
+                         "\"%s\" is none of none, last, popularity, token, transition, and no FILE.rpp",
+                         o->predict);
     if (!(o->capacity >= 0 && o->capacity <= 1) || o->ahead < 0)
         return cot__fail(err, COT_ARGUMENT, NULL, "capacity",
                          "must lie in 0…1, and ahead must not be negative");
@@ -316,17 +369,27 @@ cot_status cot_replay(const cot_trace *t, const cot_replay_options *options, cot
     replay p = {.t = t};
     p.cache.retention = (cot__retention)retention;
     cot_status s = set_up(&p, &o, err);
-    if (s == COT_OK && prediction != COT__PREDICT_NONE)
+    if (s == COT_OK && prediction == COT__PREDICT_TRAINED) s = open_trained(&p, o.predict, err);
+    else if (s == COT_OK && prediction != COT__PREDICT_NONE)
         s = cot__predictor_create(&p.predictor, (cot__prediction)prediction, t->n_sites, t->experts, err);
     for (size_t i = 0; i < t->n_turns && s == COT_OK; i++) {
         const turn *u = &t->turns[i];
+        if (p.trained && u->site == 0) {
+            foretell(&p, u);
+            look_up(&p, 0, o.ahead);
+        }
         cot__cache_turn(&p.cache, u->site, false);
         for (int32_t k = 0; k < u->n; k++)
             use(&p, p.first[u->site] + t->ids[u->first + (size_t)k], p.next[u->first + (size_t)k]);
         if (p.predictor) look_ahead(&p, u, o.ahead);
+        if (p.trained) look_up(&p, u->site + 1, o.ahead);
     }
     if (s == COT_OK) *result = p.r;
     cot__predictor_free(&p.predictor);
+    cot__trained_close(&p.trained);
+    cot__free(p.recent);
+    cot__free(p.forecast);
+    cot__free(p.scratch);
     cot__cache_free(&p.cache);
     cot__free(p.first);
     cot__free(p.next);

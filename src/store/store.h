@@ -150,6 +150,8 @@ void cot__store_release(cot__store *store, cot__lease *lease);
 void cot__store_hint(cot__store *store, int bank, const int32_t *ids, const float *probability, int n,
                      uint64_t epoch);
 void cot__store_cancel(cot__store *store, uint64_t epoch);
+/* What was hinted may be read now: for hints outside leases, whose calls do so by themselves. */
+void cot__store_begin(cot__store *store);
 /* ---- truth and figures ---- */
 
 /* COT_IO when a file that is read from is not what was opened any more. */

@@ -13,7 +13,7 @@ _coterie() {
     --kv) mapfile -t COMPREPLY < <(compgen -W "f16 f32 q8_0" -- "$cur"); return ;;
     --residency) mapfile -t COMPREPLY < <(compgen -W "auto memory mmap stream ring sim" -- "$cur"); return ;;
     --control) mapfile -t COMPREPLY < <(compgen -W "none shuffle uniform" -- "$cur"); return ;;
-    --predict) mapfile -t COMPREPLY < <(compgen -W "none last popularity token transition gate" -- "$cur"); return ;;
+    --predict) mapfile -t COMPREPLY < <(compgen -W "none last popularity token transition gate" -- "$cur"; compgen -f -X '!*.rpp' -- "$cur"; compgen -d -S / -- "$cur"); return ;;
     --experts-lossy) mapfile -t COMPREPLY < <(compgen -W "none low miss" -- "$cur"); return ;;
     --retention) mapfile -t COMPREPLY < <(compgen -W "lru lfu decay layer demand" -- "$cur"); return ;;
     --act) mapfile -t COMPREPLY < <(compgen -W "auto f32" -- "$cur"); return ;;
