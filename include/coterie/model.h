@@ -42,10 +42,10 @@ typedef struct cot_model_options {
                               experts stream; NULL: gate */
     /* Which experts may be computed in a lower precision that the file offers (coterie pack --tiers): NULL or
      * "none": none, results are exact. "low": all routed experts. "miss": while tokens are generated, those
-     * that are neither in memory nor on their way; a guess still brings in the expert itself, and prompts
-     * stay exact. What a token meets then depends on time, so texts may differ from run to run. ":TYPE"
-     * behind either, such as "low:q3_k", names the precision; else the lowest. Lossy, and said so in
-     * cot_residency_info. */
+     * that are not in memory when their layer comes; a guess made a layer ahead still brings in the expert
+     * itself, and prompts stay exact. What a token meets then depends on time, so texts may differ from run
+     * to run. ":TYPE" behind either, such as "low:q3_k", names the precision; else the lowest. Lossy, and
+     * said so in cot_residency_info. */
     const char *experts_lossy;
     bool repack; /* MEMORY (AUTO becomes it): while opening, Q4_K, Q5_K and Q6_K matrices take the order that
                     the kernels read fastest, in place. Opening takes longer; results stay the same, bit for

@@ -158,13 +158,13 @@ static double sweep_score(const cot__cache *c, const cot__cached *e) {
 }
 
 /* The lowest score among those who are not leased and, if asked for, do not wait for their first use. */
-static int32_t lowest(const cot__cache *c, bool hinted_too) {
+static int32_t lowest(const cot__cache *c, uint32_t pages, bool hinted_too) {
     int32_t best = -1;
     double least = 0;
     for (int32_t k = 0; k < c->n_resident; k++) {
         int32_t i = c->resident[k];
         const cot__cached *e = &c->entry[i], *b = best >= 0 ? &c->entry[best] : NULL;
-        if (e->leases > 0 || (e->hinted && !hinted_too)) continue;
+        if (e->leases > 0 || (e->hinted && !hinted_too) || (pages && e->pages != pages)) continue;
         double s = c->sweep ? sweep_score(c, e) : score(c, e);
         if (b && s > least) continue;
         if (b && s == least) {
@@ -178,7 +178,7 @@ static int32_t lowest(const cot__cache *c, bool hinted_too) {
     return best;
 }
 
-int32_t cot__cache_victim(const cot__cache *c, bool for_hint) {
-    int32_t i = lowest(c, false);
-    return i < 0 && !for_hint ? lowest(c, true) : i;
+int32_t cot__cache_victim(const cot__cache *c, uint32_t pages, bool for_hint) {
+    int32_t i = lowest(c, pages, false);
+    return i < 0 && !for_hint ? lowest(c, pages, true) : i;
 }

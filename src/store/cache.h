@@ -73,9 +73,9 @@ void cot__cache_turn(cot__cache *c, int32_t bank, bool sweep);
 void cot__cache_use(cot__cache *c, int32_t i); /* one use of entry i, resident or not */
 void cot__cache_insert(cot__cache *c, int32_t i);
 void cot__cache_remove(cot__cache *c, int32_t i);
-/* The resident to be evicted; −1: none may be. One that waits for its first use goes last, and never for a
- * hint. */
-int32_t cot__cache_victim(const cot__cache *c, bool for_hint);
+/* The resident to be evicted, of those that take so many pages (0: of all); −1: none may be. One that waits
+ * for its first use goes last, and never for a hint. */
+int32_t cot__cache_victim(const cot__cache *c, uint32_t pages, bool for_hint);
 /* Layers until bank's turn comes (again), from 1; another model's comes when the present one's pass is over.
  */
 int32_t cot__cache_distance(const cot__cache *c, int32_t bank);

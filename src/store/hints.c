@@ -111,6 +111,8 @@ void cot__store_hint(cot__store *store, int bank, const int32_t *ids, const floa
         if (probability && probability[k] > s->cache.entry[i].demand)
             s->cache.entry[i].demand = probability[k];
         s->better |= probability && probability[k] >= COT__SURE;
+        /* There is no time left for more than the lower precision. */
+        if (probability && probability[k] >= COT__SURE && b->entries > b->n && !s->slot[i]) i += b->n;
         if (!s->slot[i] && *count < COT__WISHES)
             list[(*count)++] = (cot__wish){i, probability ? probability[k] : 1, epoch};
     }

@@ -263,7 +263,7 @@ static cot_status set_up(replay *p, const cot_replay_options *o, cot_error *err)
 
 static bool make_room(replay *p, bool hint) {
     while (p->cache.pages + 1 > p->room) {
-        int32_t v = cot__cache_victim(&p->cache, hint);
+        int32_t v = cot__cache_victim(&p->cache, 0, hint);
         if (v < 0) return false;
         cot__cache_remove(&p->cache, v);
     }

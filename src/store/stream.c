@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/pool.h"
 
+enum { OTHER_SIZE = 8 }; /* one in so many, of those whose turn it is by the policy alone */
 enum { MISSING, PINNED, HANDED, DONE, STATE = 7 }; /* states of an expert in a lease, beside COT__LOWER */
 
 static int state_of(const cot__lease *l, int at) { return l->state[at] & STATE; }
@@ -137,17 +138,27 @@ static void shrink(cot__stream *s) {
     if (used(s) > s->capacity && s->n_loading)
         abandon_hints(s, NULL); /* not worth keeping when room is short */
     while (used(s) > s->capacity) {
-        int32_t i = cot__cache_victim(&s->cache, false);
+        int32_t i = cot__cache_victim(&s->cache, 0, false);
         if (i < 0) break;
         evict(s, i);
     }
     trim(s, s->capacity > used(s) ? s->capacity - used(s) : 0);
 }
 
+/* Who makes room for an expert. Memory of another size must go back to the system, and new pages be cleared:
+ * so mostly somebody of the same size goes, and the shares of the sizes move slowly. */
+static int32_t victim(cot__stream *s, int32_t i, bool hint) {
+    uint32_t pages = s->cache.entry[i].pages;
+    int32_t v = cot__cache_victim(&s->cache, 0, hint), same = -1;
+    if (v < 0 || s->cache.entry[v].pages == pages) return v;
+    if (++s->other_size % OTHER_SIZE) same = cot__cache_victim(&s->cache, pages, hint);
+    return same < 0 ? v : same;
+}
+
 static bool make_room(cot__stream *s, int32_t i, bool hint) {
     size_t need = s->expert[i].bytes;
     while (used(s) + need > s->capacity) {
-        int32_t v = cot__cache_victim(&s->cache, hint);
+        int32_t v = victim(s, i, hint);
         if (v < 0) return false;
         /* A hint for a layer may not displace what comes before it. */
         if (hint && s->cache.sweep && s->cache.entry[i].bank != s->cache.bank_now &&

@@ -97,6 +97,7 @@ typedef struct cot__stream {
     int ahead_bank; /* banks ahead, and expert, at which reading ahead goes on */
     int ahead_at;
     uint64_t evicted, cancelled;
+    uint32_t other_size; /* times that the policy named an expert of another size */
 } cot__stream;
 
 /* Addresses that stand for what a store may stream. */
