@@ -99,7 +99,7 @@ static float fit_affine(const float *x, const float *w, int n, int levels, float
     best_scale = (hi - lo) / (float)levels;
     best_min = -lo;
     double best = INFINITY;
-    for (int t = 0; t <= 20; t++) {
+    for (int t = 0; t <= 20; t += levels < 4 ? 4 : 1) { /* few levels leave little to try */
         float d = (hi - lo) / ((float)levels - 1 + 0.1f * (float)t);
         double sw = 0, sq = 0, sqq = 0, sx = 0, sxq = 0;
         for (int j = 0; j < n; j++) {
