@@ -52,8 +52,9 @@ _ROUTE = c.CFUNCTYPE(None, c.c_void_p, c.POINTER(_Route))
 
 class _ModelOptions(c.Structure):
     _fields_ = [("struct_size", c.c_size_t), ("arch_file", c.c_char_p), ("residency", c.c_int), ("progress", _PROGRESS),
-                ("progress_user", c.c_void_p), ("memory", c.c_uint64), ("retention", c.c_char_p), ("predict", c.c_char_p), ("repack", c.c_bool),
-                ("sim_latency", c.c_double), ("sim_bandwidth", c.c_double)]
+                ("progress_user", c.c_void_p), ("memory", c.c_uint64), ("retention", c.c_char_p), ("predict", c.c_char_p),
+                ("experts_lossy", c.c_char_p), ("repack", c.c_bool), ("sim_latency", c.c_double), ("sim_bandwidth", c.c_double),
+                ("beside", c.c_void_p)]
 
 
 class _ModelInfo(c.Structure):
@@ -61,7 +62,7 @@ class _ModelInfo(c.Structure):
         (n, c.c_int64) for n in ("n_layers", "n_embd", "n_vocab", "n_ctx_train", "n_heads", "n_kv_heads", "head_dim", "n_sites",
                                  "n_experts", "n_experts_used")] + [
         (n, c.c_uint64) for n in ("params_total", "params_active", "bytes_total", "bytes_experts", "bytes_attention",
-                                  "bytes_embedding", "bytes_other", "bytes_per_token", "kv_bytes_per_token_f16")] + [
+                                  "bytes_embedding", "bytes_other", "bytes_idle", "bytes_per_token", "kv_bytes_per_token_f16")] + [
         ("has_tokenizer", c.c_bool), ("has_chat_template", c.c_bool)]
 
 

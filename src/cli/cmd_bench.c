@@ -1,6 +1,7 @@
 /* coterie bench: tokens a second of prefill and decode, with the machine's limits beside them. Decode is fed
  * seeded uniform random ids, never the model's own output: a text that repeats itself would keep its experts
  * in the cache. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +17,7 @@ enum { PURPOSE_BENCH = 2, MAX_REPS = 1000 };
 typedef struct plan {
     int32_t prompt, generate, reps, batch, depth;
     uint64_t seed;
+    bool zipf;
 } plan;
 
 typedef struct figures {
@@ -41,9 +43,12 @@ static double median(double *x, int n) {
 static bool drop(void *user, size_t row, const float *logits, int64_t n) { return !cli_interrupted; }
 
 static int32_t random_token(const plan *p, int64_t vocab, int rep, int64_t at, int seq) {
-    return (
-        int32_t)(cot__random_u64(p->seed, PURPOSE_BENCH, (uint64_t)rep << 32 | (uint64_t)seq, (uint64_t)at) %
-                 (uint64_t)vocab);
+    uint64_t row = (uint64_t)rep << 32 | (uint64_t)seq;
+    if (p->zipf) /* the n-th most frequent word comes 1 / n as often as the first */
+        return (int32_t)exp(cot__random_unit(p->seed, PURPOSE_BENCH, row, (uint64_t)at) *
+                            log((double)vocab)) -
+               1;
+    return (int32_t)(cot__random_u64(p->seed, PURPOSE_BENCH, row, (uint64_t)at) % (uint64_t)vocab);
 }
 
 static cot_status feed(cot_session *s, const plan *p, int64_t vocab, int rep, int32_t from, int32_t n,
@@ -328,6 +333,7 @@ int cmd_bench(int argc, char **argv) {
         {"ctx", 'c', "N", "positions of a sequence (default: as many as are used)", CLI_INT, &so.n_ctx},
         {"act", 0, "MODE", "auto, or f32: activations are never quantised", CLI_ACT, &so.activation},
         {"seed", 0, "S", "seed of the token ids", CLI_U64, &p.seed},
+        {"zipf", 0, NULL, "ids as often as words are (Zipf's law), instead of all alike", CLI_FLAG, &p.zipf},
         {"kv", 0, "TYPE", "number format of the cache: f16, q8_0, f32", CLI_KV, &so.kv_type},
         {"experts", 0, "N", "experts per token in every router", CLI_INT, &so.experts_used},
         CLI_MEMORY(c),

@@ -29,7 +29,7 @@ _coterie() {
         detokenize) words="$common --tokens" ;;
         eval) words="$common -f --ctx --stride --kv --act --experts --memory --residency --repack --retention --predict --experts-lossy --trace --stats" ;;
         inspect) words="$common --tensors --ctx --kv" ;;
-        bench) words="$common -p -n -r --batch --depth --seed --ctx --kv --act --experts --machine --memory --residency --repack --retention --predict --experts-lossy --trace --stats" ;;
+        bench) words="$common -p -n -r --batch --depth --seed --zipf --ctx --kv --act --experts --machine --memory --residency --repack --retention --predict --experts-lossy --trace --stats" ;;
         convert) words="$common --type --type-experts --type-attention --type-head --split-experts --experts-used --pre" ;;
         pack) words="$common --tiers" ;;
         plan) words="$common --memory --prompt --batch --ctx --kv --measure" ;;

@@ -56,6 +56,7 @@ complete -c coterie -n '__fish_seen_subcommand_from bench' -s r -x -d 'repetitio
 complete -c coterie -n '__fish_seen_subcommand_from bench' -l batch -x -d 'sequences'
 complete -c coterie -n '__fish_seen_subcommand_from bench' -l depth -x -d 'tokens in the cache'
 complete -c coterie -n '__fish_seen_subcommand_from bench' -l seed -x -d 'seed of the token ids'
+complete -c coterie -n '__fish_seen_subcommand_from bench' -l zipf -d 'ids as often as words'
 complete -c coterie -n '__fish_seen_subcommand_from bench' -l machine -d 'measure the machine'
 complete -c coterie -n '__fish_seen_subcommand_from convert' -l type -x -a 'f32 f16 bf16 q8_0 q4_0 q5_0 q4_k q5_k q6_k mxfp4' -d 'number format'
 complete -c coterie -n '__fish_seen_subcommand_from convert' -l split-experts -x -d 'experts per block'
