@@ -39,6 +39,7 @@ typedef struct cot_pack_options {
     size_t struct_size;
     cot_type tiers[COT_PACK_TIERS]; /* lower precisions of every routed expert, written beside its own … */
     int32_t n_tiers;                /* … and how many; each smaller than what the file has */
+    bool repack;                    /* experts in the order that the kernels read fastest */
     int32_t n_threads;              /* 0: physical cores */
     cot_progress_fn *progress;      /* "pack", in bytes; may be NULL */
     void *progress_user;
@@ -47,8 +48,9 @@ COT_API void cot_pack_defaults(cot_pack_options *options);
 
 /* Writes a GGUF file whose experts lie in one page-aligned piece each, so that streaming reads an expert at
  * once; no value changes. Tiers follow under suffixed names (blk.N.ffn_gate.E.weight.q2_k) and are used where
- * cot_model_options.experts_lossy says so alone. `in`: a GGUF file or the first of a split. options may be
- * NULL. */
+ * cot_model_options.experts_lossy says so alone. repack is what cot_model_options.repack does in memory, for
+ * experts that are mapped or streamed; such a file cannot be converted. `in`: a GGUF file or the first of a
+ * split. options may be NULL. */
 COT_API cot_status cot_pack(const char *in, const char *out, const cot_pack_options *options, cot_error *err);
 
 #ifdef __cplusplus

@@ -351,6 +351,7 @@ static cot_status resolve(const cot__bind *b, const char *slot, int layer, int e
         v.rows /= n;
         v.data = (const char *)v.data + (size_t)(v.rows * expert) * v.row_stride;
     }
+    if (expert >= 0 && s.per_expert && !bias) cot__stands_together(b->arch->source, &v);
     if (v.type == COT_F8_E4M3 && !bias) COT_TRY(attach_scales(b, x, &v, err));
     const json_t *how = s.how;
     if (bias) COT_TRY(cut_bias(b, slot, how, layer, &v, err));

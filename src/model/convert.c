@@ -342,6 +342,9 @@ cot_status cot_convert(const char *in, const char *out, const cot_convert_option
     if (s == COT_OK) s = cot__source_open(&c.source, in, err);
     if (s == COT_OK && !c.source->is_gguf && !c.to_gguf)
         s = cot__fail(err, COT_ARGUMENT, out, NULL, "IN is a folder already; name OUT *.gguf");
+    if (s == COT_OK && c.source->together)
+        s = cot__fail(err, COT_UNSUPPORTED, in, COT__TOGETHER_KEY,
+                      "its experts are in the kernels' order (coterie pack --repack); convert the original");
     if (s == COT_OK) s = cot__arch_open(&c.arch, c.source, o.arch_file, err);
     if (s == COT_OK) s = cot__convert_store(&c, err);
     if (s == COT_OK) s = cot__pool_create(&c.pool, o.n_threads, err);

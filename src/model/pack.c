@@ -12,6 +12,7 @@
 #include "base/pool.h"
 #include "format/gguf.h"
 #include "model/bind.h"
+#include "model/source.h"
 
 enum { ALIGN = 4096, PIECE = 4 << 20, MOST_LAYERS = 4096, PARTS = 3, NAME = 96 };
 
@@ -36,7 +37,8 @@ typedef struct pack {
     const cot_pack_options *o;
     cot__pool *pool;
     char *raw, *low; /* a matrix of an expert, and in a lower precision */
-    size_t cap_raw, cap_low;
+    char *group;     /* rows that stand together */
+    size_t cap_raw, cap_low, cap_group;
     float *row; /* of each thread */
     uint64_t done, total;
 } pack;
@@ -95,7 +97,19 @@ static cot_status put_keys(pack *p, cot_error *err) {
         if (strcmp(kv->key, "general.alignment") != 0 && strncmp(kv->key, "split.", 6) != 0)
             COT_TRY(cot__gguf_put_kv(p->out, kv, err));
     }
-    return cot__gguf_put_int(p->out, "general.alignment", COT_GGUF_U32, ALIGN, err);
+    COT_TRY(cot__gguf_put_int(p->out, "general.alignment", COT_GGUF_U32, ALIGN, err));
+    if (!p->o->repack) return COT_OK;
+    char types[256] = "";
+    uint64_t have = 0;
+    size_t n = 0;
+    for (int l = 0; l < p->n_layers; l++)
+        for (int k = 0; k < PARTS; k++)
+            if (p->layers[l].part[k].tensor) have |= 1ull << (p->layers[l].part[k].tensor->type & 63);
+    for (int i = 0; i < p->o->n_tiers; i++) have |= 1ull << (p->o->tiers[i] & 63);
+    for (int t = 0; t < 64; t++)
+        if (have >> t & 1 && cot__can_stand_together(t))
+            n += (size_t)snprintf(types + n, sizeof types - n, "%s%s", n ? "," : "", cot__type(t)->name);
+    return cot__gguf_put_str(p->out, COT__TOGETHER_KEY, types, n, err);
 }
 
 static cot_status progressed(pack *p, uint64_t n, cot_error *err) {
@@ -139,6 +153,28 @@ static cot_status room(char **p, size_t *cap, size_t bytes, cot_error *err) {
     return COT_OK;
 }
 
+/* Writes a matrix that is in memory, its rows together if they are to be. */
+static cot_status put_matrix(pack *p, char *data, cot_type type, int64_t rows, int64_t cols, cot_error *err) {
+    cot_view v = cot__view_make(data, type, rows, cols);
+    if (p->o->repack && cot__view_may_stand_together(&v)) {
+        COT_TRY(room(&p->group, &p->cap_group, v.row_stride * COT__TOGETHER, err));
+        (void)cot__view_put_together(&v, p->group);
+    }
+    return cot__gguf_writer_data(p->out, data, v.row_stride * (size_t)rows, err);
+}
+
+/* One part of an expert, repacked. */
+static cot_status repacked(pack *p, const stack *s, int64_t e, cot_error *err) {
+    const cot__tensor *t = s->tensor;
+    size_t row = cot__row_bytes(t->type, t->dims[0]), bytes = row * (size_t)s->rows;
+    uint64_t at = t->offset + (uint64_t)(e * t->dims[1] + s->first) * row;
+    COT_TRY(room(&p->raw, &p->cap_raw, bytes, err));
+    COT_TRY(cot__file_read(p->set->files[t->file], at, p->raw, bytes, err));
+    cot__file_drop(p->set->files[t->file], at, bytes);
+    COT_TRY(put_matrix(p, p->raw, t->type, s->rows, t->dims[0], err));
+    return progressed(p, bytes, err);
+}
+
 /* One part of an expert in a lower precision. */
 static cot_status lower(pack *p, const stack *s, int64_t e, cot_type type, cot_error *err) {
     const cot__tensor *t = s->tensor;
@@ -153,7 +189,7 @@ static cot_status lower(pack *p, const stack *s, int64_t e, cot_type type, cot_e
     COT_TRY(cot__file_read(p->set->files[t->file], at, p->raw, from * rows, err));
     cot__file_drop(p->set->files[t->file], at, from * rows);
     cot__pool_run(p->pool, lower_row, &j, rows);
-    COT_TRY(cot__gguf_writer_data(p->out, p->low, to * rows, err));
+    COT_TRY(put_matrix(p, p->low, type, s->rows, j.cols, err));
     return progressed(p, from * rows, err);
 }
 
@@ -169,9 +205,10 @@ static cot_status put_expert(pack *p, bool data, int l, int64_t e, int tier, cot
         snprintf(stem, sizeof stem, "blk.%d.ffn_%s.%lld.weight", l, part_names[k], (long long)e);
         if (tier >= 0) cot__tier_name(stem, type, name);
         if (data)
-            COT_TRY(tier >= 0 ? lower(p, s, e, type, err)
-                              : copy(p, s->tensor, (uint64_t)(e * s->tensor->dims[1] + s->first) * row,
-                                     (uint64_t)s->rows * row, err));
+            COT_TRY(tier >= 0      ? lower(p, s, e, type, err)
+                    : p->o->repack ? repacked(p, s, e, err)
+                                   : copy(p, s->tensor, (uint64_t)(e * s->tensor->dims[1] + s->first) * row,
+                                          (uint64_t)s->rows * row, err));
         else COT_TRY(cot__gguf_put_tensor(p->out, tier >= 0 ? name : stem, type, 2, dims, err));
     }
     return COT_OK;
@@ -257,6 +294,7 @@ cot_status cot_pack(const char *in, const char *out, const cot_pack_options *opt
     cot__pool_free(&p.pool);
     cot__free(p.raw);
     cot__free(p.low);
+    cot__free(p.group);
     cot__free(p.row);
     return s;
 }

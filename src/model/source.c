@@ -8,9 +8,32 @@
 
 enum { MAX_CONFIG = 16 << 20 };
 
+/* "Q4_K,Q6_K": experts of these types were repacked by coterie pack. */
+static cot_status read_together(cot__source *s, cot_error *err) {
+    const cot__gguf_kv *kv = cot__gguf_find(s->gguf, COT__TOGETHER_KEY);
+    if (!kv) return COT_OK;
+    if (kv->type != COT_GGUF_STRING)
+        return cot__fail(err, COT_FORMAT, s->path, COT__TOGETHER_KEY, "must name number formats");
+    for (size_t at = 0, n; at < kv->str.len; at += n + 1) {
+        char name[16];
+        n = 0;
+        while (at + n < kv->str.len && kv->str.s[at + n] != ',') n++;
+        snprintf(name, sizeof name, "%.*s", (int)(n < 15 ? n : 15), kv->str.s + at);
+        cot_type t = cot_type_from_name(name);
+        if (!cot__can_stand_together((int)t))
+            return cot__fail(
+                err, COT_UNSUPPORTED, s->path, COT__TOGETHER_KEY,
+                "experts in %s are in an order that this version does not know; pack the original again",
+                name);
+        s->together |= 1ull << t;
+    }
+    return COT_OK;
+}
+
 static cot_status open_gguf(cot__source *s, cot_error *err) {
     COT_TRY(cot__gguf_open(&s->gguf, s->path, err));
     s->is_gguf = true;
+    COT_TRY(read_together(s, err));
     s->tensors = cot__gguf_tensors(s->gguf);
     const cot__gguf_kv *kv = cot__gguf_find(s->gguf, "general.architecture");
     if (!kv || kv->type != COT_GGUF_STRING)

@@ -71,6 +71,7 @@ cot_status cot__tier_bind(const cot_model *m, const char *tensor, cot_view *v, c
     const void *p;
     COT_TRY(cot__store_name(m->store, x, &p, err));
     *v = cot__view_make(p, x->type, x->dims[1], x->dims[0]);
+    cot__stands_together(m->source, v);
     return COT_OK;
 }
 

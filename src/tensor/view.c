@@ -23,11 +23,14 @@ const void *cot__view_block(const cot_view *v, int64_t r, int64_t b, void *room)
     return room;
 }
 
+bool cot__view_may_stand_together(const cot_view *v) {
+    return !v->scales && (v->type == COT_Q4_K || v->type == COT_Q5_K || v->type == COT_Q6_K) &&
+           v->rows % COT__TOGETHER == 0 && v->row_stride == cot__row_bytes(v->type, v->cols);
+}
+
 bool cot__view_put_together(cot_view *v, void *room) {
     const cot__type_info *t = cot__type(v->type);
-    if (v->together || v->scales || (v->type != COT_Q4_K && v->type != COT_Q5_K && v->type != COT_Q6_K) ||
-        v->rows % COT__TOGETHER || v->row_stride != cot__row_bytes(v->type, v->cols))
-        return false;
+    if (v->together || !cot__view_may_stand_together(v)) return false;
     size_t block = (size_t)t->bytes, row = v->row_stride;
     for (int64_t r = 0; r < v->rows; r += COT__TOGETHER) {
         char *group = (char *)(uintptr_t)cot__view_at(v, r), *from = room;

@@ -33,6 +33,8 @@ void cot__view_row(const cot_view *v, int64_t r, float *dst);
 /* Where block b of row r is read: in place, or put together in `room` (COT__BLOCK_MOST bytes). */
 const void *cot__view_block(const cot_view *v, int64_t r, int64_t b, void *room);
 enum { COT__BLOCK_MOST = 256 };
+/* Whether a matrix of this form can be repacked: its format has such a layout, its rows are whole groups. */
+bool cot__view_may_stand_together(const cot_view *v);
 /* Repacks a matrix in place: true when its format and rows allow it, else nothing is changed. room: as many
  * bytes as COT__TOGETHER rows have. Its data must be the caller's to write. */
 bool cot__view_put_together(cot_view *v, void *room);

@@ -1,7 +1,7 @@
-/* Experts in a lower precision: a packed file with tiers is the same model as long as nobody asks for them;
- * "low" is the model whose experts were stored that way, bit for bit, in every residency; "miss" meets each
- * expert in one of its two precisions and the expert itself once it is there; what does not fit is refused by
- * name. */
+/* What coterie pack makes of experts. Repacked: the same bits wherever they are. In a lower precision: a
+ * packed file with tiers is the same model as long as nobody asks for them; "low" is the model whose experts
+ * were stored that way, bit for bit, in every residency; "miss" meets each expert in one of its two
+ * precisions and the expert itself once it is there; what does not fit is refused by name. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -219,6 +219,53 @@ static void a_small_cache_holds_both(void **state) {
     free(out);
 }
 
+/* Experts in the kernels' order: the same bits wherever they are, with another precision in its own order
+ * beside. */
+static void repacked_is_the_same(void **state) {
+    (void)state;
+    char q5[96], file[2][96];
+    static const char *const lossy[] = {NULL, "low:q4_k", "low:q3_k"};
+    cot_error err;
+    cot_pack_options o;
+    cot_convert_options c;
+    snprintf(q5, sizeof q5, "%s.q5.gguf", path);
+    cot_convert_defaults(&c);
+    c.type_experts = COT_Q5_K;
+    OK(cot_convert(path, q5, &c, &err));
+    for (int i = 0; i < 2; i++) {
+        snprintf(file[i], sizeof file[i], "%s.%d.gguf", path, i);
+        cot_pack_defaults(&o);
+        o.repack = i == 1;
+        o.tiers[o.n_tiers++] = COT_Q4_K; /* has such an order, too */
+        o.tiers[o.n_tiers++] = COT_Q3_K; /* has none */
+        if (cot_pack(q5, file[i], &o, &err) != COT_OK) fail_msg("%s", err.message);
+    }
+    for (int k = 0; k < 3; k++) {
+        float *want = logits_of(file[0], COT_RESIDENCY_MMAP, lossy[k], 10);
+        for (int i = 0; i < 3; i++) {
+            float *have = logits_of(file[1], ways[i], lossy[k], 10);
+            assert_memory_equal(have, want, BYTES);
+            free(have);
+        }
+        if (k == 0) { /* the rest of the model repacked, too */
+            cot_model_options mo;
+            cot_model *m;
+            float *have = malloc(BYTES);
+            cot_model_defaults(&mo);
+            mo.repack = true;
+            OK(cot_model_open(&m, file[1], &mo, &err));
+            OK(say(m, 10, have, &err));
+            assert_memory_equal(have, want, BYTES);
+            cot_model_close(&m);
+            free(have);
+        }
+        free(want);
+    }
+    assert_int_equal(cot_convert(file[1], "/tmp/never.gguf", NULL, &err), COT_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "convert the original"));
+    unlink(q5), unlink(file[0]), unlink(file[1]);
+}
+
 static void refused(int line, cot_status s, cot_error *err, const char *word) {
     if (s == COT_OK || !strstr(err->message, word))
         fail_msg("line %d: %s", line, s == COT_OK ? "passes" : err->message);
@@ -253,11 +300,9 @@ static void refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(unasked_nothing_changes),
-        cmocka_unit_test(low_is_the_model_stored_so),
-        cmocka_unit_test(a_miss_takes_the_lower),
-        cmocka_unit_test(a_small_cache_holds_both),
-        cmocka_unit_test(refusals),
+        cmocka_unit_test(unasked_nothing_changes), cmocka_unit_test(low_is_the_model_stored_so),
+        cmocka_unit_test(a_miss_takes_the_lower),  cmocka_unit_test(a_small_cache_holds_both),
+        cmocka_unit_test(repacked_is_the_same),    cmocka_unit_test(refusals),
     };
     return cmocka_run_group_tests(tests, make, drop);
 }

@@ -31,7 +31,7 @@ _coterie() {
         inspect) words="$common --tensors --ctx --kv" ;;
         bench) words="$common -p -n -r --batch --depth --seed --zipf --ctx --kv --act --experts --machine --memory --residency --repack --retention --predict --experts-lossy --trace --stats" ;;
         convert) words="$common --type --type-experts --type-attention --type-head --split-experts --experts-used --pre" ;;
-        pack) words="$common --tiers" ;;
+        pack) words="$common --tiers --repack" ;;
         plan) words="$common --memory --prompt --batch --ctx --kv --measure" ;;
         replay) words="$common --retention --predict --capacity --ahead --control --seed" ;;
         *) words="--help" ;;

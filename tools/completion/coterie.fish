@@ -37,6 +37,7 @@ complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l resi
 complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l repack -d 'weights in the order of the kernels'
 complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l experts-lossy -x -a 'none low miss' -d 'lower precisions of experts'
 complete -c coterie -n '__fish_seen_subcommand_from pack' -l tiers -x -d 'lower precisions'
+complete -c coterie -n '__fish_seen_subcommand_from pack' -l repack -d 'the order that the kernels read fastest'
 complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l retention -x -a 'lru lfu decay layer demand' -d 'which expert leaves first'
 complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l predict -x -a 'none last popularity token transition gate (__fish_complete_suffix .rpp)' -d 'read ahead'
 complete -c coterie -n '__fish_seen_subcommand_from run chat eval bench' -l trace -r -F -d 'record routing'
