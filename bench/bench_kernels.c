@@ -147,13 +147,17 @@ static bool wanted(const plan *p, const char *name) {
     return !p->list;
 }
 
+static bool repackable(cot_type type) {
+    static char data[COT__TOGETHER * 256], room[sizeof data];
+    cot_view v = cot__view_make(data, type, COT__TOGETHER, cot__type((int)type)->block);
+    return cot__view_put_together(&v, room);
+}
+
 static void products(const cot_kernels *k, const plan *p) {
     for (size_t v = 0; v < 2 * (sizeof types / sizeof *types); v++) { /* as stored; then repacked */
         size_t i = v / 2;
         int slot = cot__kernel_slot(types[i]);
-        if (slot < 0 || !k->gemm[slot] ||
-            (v % 2 && types[i] != COT_Q4_K && types[i] != COT_Q5_K && types[i] != COT_Q6_K))
-            continue;
+        if (slot < 0 || !k->gemm[slot] || (v % 2 && !repackable(types[i]))) continue;
         void *hot = NULL, *cold = NULL;
         for (size_t j = 0; j < sizeof tokens / sizeof *tokens; j++) {
             work w = {.run = product, .k = k, .slot = slot, .n = tokens[j], .act = p->act, .out = p->out};

@@ -30,9 +30,8 @@ static inline const void *cot__view_at(const cot_view *v, int64_t row) {
 }
 /* Decodes row r to cols floats, scales applied. The truth for every kernel. */
 void cot__view_row(const cot_view *v, int64_t r, float *dst);
-/* Where block b of row r is read: in place, or put together in `room` (COT__BLOCK_MOST bytes). */
-const void *cot__view_block(const cot_view *v, int64_t r, int64_t b, void *room);
-enum { COT__BLOCK_MOST = 256 };
+/* Elements c … c + n − 1 of row r, whole blocks, without scales. */
+void cot__view_part(const cot_view *v, int64_t r, int64_t c, int64_t n, float *dst);
 /* Repacks a matrix in place: true when its format and rows allow it, else nothing is changed. room: as many
  * bytes as COT__TOGETHER rows have. Its data must be the caller's to write. */
 bool cot__view_put_together(cot_view *v, void *room);
