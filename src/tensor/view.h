@@ -16,8 +16,8 @@ typedef struct cot_view {
     const float *scales;
     int64_t scale_rows, scale_cols, scale_stride;
     /* Not 0: COT__TOGETHER. Rows stand in groups of so many, block by block: the first four bytes of each
-     * row's block side by side, then the next four, … and what is left of each block. The bytes are those of
-     * row_stride. */
+     * row's block side by side, then the next four, … and what is left of each block (view.c says in which
+     * order). The bytes are those of row_stride. */
     int together;
 } cot_view;
 

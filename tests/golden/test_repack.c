@@ -89,10 +89,10 @@ static void repacked_weights_give_the_same_bits(void **state) {
     static const struct {
         cot_type type, called; /* written; what the file says then: no encoder makes IQ4_NL */
         int together;          /* wanted */
-    } cases[] = {{COT_Q4_K, COT_Q4_K, ALL},  {COT_Q5_K, COT_Q5_K, ALL},   {COT_Q6_K, COT_Q6_K, ALL},
-                 {COT_Q8_0, COT_Q8_0, ALL},  {COT_MXFP4, COT_MXFP4, ALL}, {COT_Q4_0, COT_Q4_0, ALL},
-                 {COT_Q4_0, COT_IQ4_NL, ALL}, {COT_Q4_1, COT_Q4_1, ALL},  {COT_Q5_0, COT_Q5_0, ALL},
-                 {COT_Q5_1, COT_Q5_1, ALL},  {COT_F16, COT_F16, 0}};
+    } cases[] = {{COT_Q4_K, COT_Q4_K, ALL},   {COT_Q5_K, COT_Q5_K, ALL},   {COT_Q6_K, COT_Q6_K, ALL},
+                 {COT_Q8_0, COT_Q8_0, ALL},   {COT_MXFP4, COT_MXFP4, ALL}, {COT_Q4_0, COT_Q4_0, ALL},
+                 {COT_Q4_0, COT_IQ4_NL, ALL}, {COT_Q4_1, COT_Q4_1, ALL},   {COT_Q5_0, COT_Q5_0, ALL},
+                 {COT_Q5_1, COT_Q5_1, ALL},   {COT_F16, COT_F16, 0}};
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         for (int act = 0; act < 2; act++) {

@@ -5,8 +5,8 @@
 
 #include "kernels/x86/many32.h"
 
-/* What the processor fetches by itself is enough with one token, once the lines of a block are touched in their
- * order before it is used (25 becomes 29 GB/s); with more not enough. */
+/* What the processor fetches by itself is enough with one token, once the lines of a block are touched in
+ * their order before it is used (25 becomes 29 GB/s); with more not enough. */
 enum { AHEAD32 = 8192 };
 
 COT_ALWAYS void together32(const kind32 *k, const cot_view *w, int64_t r0, int64_t r1,

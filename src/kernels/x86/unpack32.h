@@ -80,9 +80,9 @@ COT_ALWAYS widef scales_beside(scale32 kind, const uint8_t *p) {
     if (kind == SCALE_HALF) return _mm256_cvtph_ps(load128(p));
     wide x = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p));
 #endif
-    wide small = w_and(COT_WIDE(sllv_epi32, w_all32(0x00200000), x), w_all32(0x00600000)); /* e = 0 and 1 */
-    wide more = COT_WIDE(max_epi32, w_sub32(x, w_all32(1)), w_zero());
-    return wf_bits(w_or(small, COT_WIDE(slli_epi32, more, 23)));
+    wide normal = w_sub32(COT_WIDE(slli_epi32, x, 23), w_all32(1 << 23));
+    wide small = w_add32(COT_WIDE(slli_epi32, x, 21), w_all32(1 << 21)); /* e = 0 and 1; else it is less */
+    return wf_bits(COT_WIDE(max_epi32, normal, small));
 }
 /* The scale (or minimum) of one block of every row. */
 COT_ALWAYS widef scales_of(scale32 kind, const uint8_t *const p[LANES], int at) {
@@ -99,7 +99,6 @@ COT_ALWAYS int zero_shift(const kind32 *k) {
     return lifted(k) ? 0 : k->zero == 32 ? 2 : k->zero == 16 ? 3 : 4;
 }
 COT_ALWAYS bool has_zero(const kind32 *k) { return lifted(k) || k->zero; }
-
 
 /* ---- rows that stand together: p is a block of 16 rows, of which LANES from `first` on are meant ---- */
 
