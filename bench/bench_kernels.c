@@ -20,8 +20,9 @@
 enum { COLS = 2048, HOT_ROWS = 256, COUNT_ROWS = 64, PIECE = 64, MAX_TOKENS = 64, HEAD = 128, WIDE = 4096 };
 static const size_t COLD_BYTES = (size_t)128 << 20;
 
-static const cot_type types[] = {COT_Q4_K, COT_Q5_K,   COT_Q6_K,  COT_Q2_K,   COT_Q3_K, COT_Q8_0, COT_Q4_0,
-                                 COT_Q5_0, COT_IQ4_NL, COT_MXFP4, COT_IQ4_XS, COT_BF16, COT_F16,  COT_F32};
+static const cot_type types[] = {COT_Q4_K,   COT_Q5_K, COT_Q6_K, COT_Q2_K, COT_Q3_K,   COT_Q8_0,
+                                 COT_Q4_0,   COT_Q4_1, COT_Q5_0, COT_Q5_1, COT_IQ4_NL, COT_MXFP4,
+                                 COT_IQ4_XS, COT_BF16, COT_F16,  COT_F32};
 static const int tokens[] = {1, 4, 8, 32, 64};
 
 typedef struct work work;
@@ -125,7 +126,7 @@ typedef struct plan {
     int runs;
     double seconds;
     float *in, *out;
-    void *act;
+    void *act, *room; /* room: for repacking */
 } plan;
 
 static void show(work *w, const plan *p, const char *where, bool first) {
@@ -147,13 +148,17 @@ static bool wanted(const plan *p, const char *name) {
     return !p->list;
 }
 
+static bool repackable(cot_type type) {
+    static char data[COT__TOGETHER * 256], room[sizeof data];
+    cot_view v = cot__view_make(data, type, COT__TOGETHER, cot__type((int)type)->block);
+    return cot__view_put_together(&v, room);
+}
+
 static void products(const cot_kernels *k, const plan *p) {
     for (size_t v = 0; v < 2 * (sizeof types / sizeof *types); v++) { /* as stored; then repacked */
         size_t i = v / 2;
         int slot = cot__kernel_slot(types[i]);
-        if (slot < 0 || !k->gemm[slot] ||
-            (v % 2 && types[i] != COT_Q4_K && types[i] != COT_Q5_K && types[i] != COT_Q6_K))
-            continue;
+        if (slot < 0 || !k->gemm[slot] || (v % 2 && !repackable(types[i]))) continue;
         void *hot = NULL, *cold = NULL;
         for (size_t j = 0; j < sizeof tokens / sizeof *tokens; j++) {
             work w = {.run = product, .k = k, .slot = slot, .n = tokens[j], .act = p->act, .out = p->out};
@@ -169,9 +174,11 @@ static void products(const cot_kernels *k, const plan *p) {
             for (int pass = 0; pass < (p->count ? 1 : 2); pass++) {
                 int64_t rows = p->count ? COUNT_ROWS : pass ? HOT_ROWS : cold_rows(types[i]);
                 void **data = pass || p->count ? &hot : &cold;
-                if (!*data) *data = weights_of(types[i], rows); /* any bytes serve the repacked kernel */
+                bool made = *data != NULL;
+                if (!made) *data = weights_of(types[i], rows);
                 w.weights = cot__view_make(*data, types[i], rows, COLS);
-                w.weights.together = v % 2 ? COT__TOGETHER : 0;
+                if (v % 2 && made) w.weights.together = COT__TOGETHER;
+                else if (v % 2) (void)cot__view_put_together(&w.weights, p->room);
                 w.bytes = (double)cot__row_bytes(types[i], COLS) * (double)rows;
                 w.ops = 2.0 * COLS * (double)rows * w.n;
                 show(&w, p, pass ? "hot" : "cold", pass == 0);
@@ -241,6 +248,7 @@ int main(int argc, char **argv) {
     }
     p.in = memory(sizeof(float) * MAX_TOKENS * COLS);
     p.act = memory(sizeof(float) * MAX_TOKENS * COLS);
+    p.room = memory(sizeof(float) * COT__TOGETHER * COLS);
     p.out = memory(sizeof(float) * MAX_TOKENS * ((COLD_BYTES / cot__row_bytes(COT_Q2_K, COLS)) + WIDE));
     fill(p.in, (size_t)MAX_TOKENS * COLS, 1);
     static const char *const levels[] = {"avx2", "avx512"};
@@ -256,6 +264,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "bench_kernels: this machine cannot run %s\n", level ? level : "avx2 or avx512");
     free(p.in);
     free(p.act);
+    free(p.room);
     free(p.out);
     return ran ? 0 : 1;
 }

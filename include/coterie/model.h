@@ -47,9 +47,9 @@ typedef struct cot_model_options {
      * to run. ":TYPE" behind either, such as "low:q3_k", names the precision; else the lowest. Lossy, and
      * said so in cot_residency_info. */
     const char *experts_lossy;
-    bool repack; /* MEMORY (AUTO becomes it): while opening, Q4_K, Q5_K and Q6_K matrices take the order that
-                    the kernels read fastest, in place. Opening takes longer; results stay the same, bit for
-                    bit */
+    bool repack; /* MEMORY (AUTO becomes it): while opening, matrices of Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL,
+                    MXFP4, Q4_K, Q5_K and Q6_K take the order that the kernels read fastest, in place. Opening
+                    takes longer; results stay the same, bit for bit */
     double sim_latency; /* SIM: seconds of a read, bytes a second; 0: 100 µs, 1 GB/s */
     double sim_bandwidth;
     /* An open model that streams, with whose experts this one's share one cache and one budget: which go

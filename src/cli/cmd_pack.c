@@ -31,10 +31,11 @@ int cmd_pack(int argc, char **argv) {
     int n_words = 2;
     cot_pack_options o;
     cot_pack_defaults(&o);
-    const cli_option options[] = {{"tiers", 0, "TYPES",
-                                   "also write every expert in these lower precisions, such as q2_k,q3_k",
-                                   CLI_TEXT, &tiers},
-                                  {0}};
+    const cli_option options[] = {
+        {"tiers", 0, "TYPES", "also write every expert in these lower precisions, such as q2_k,q3_k",
+         CLI_TEXT, &tiers},
+        {"repack", 0, NULL, "put experts in the order that the kernels read fastest", CLI_FLAG, &o.repack},
+        {0}};
     int code = cli_parse("pack", argc, argv, options, &c, words, &n_words);
     if (code >= 0) return code;
     if (!c.model || n_words != 1) return cli_usage("pack: two names are needed: IN OUT");

@@ -16,8 +16,8 @@ typedef struct cot_view {
     const float *scales;
     int64_t scale_rows, scale_cols, scale_stride;
     /* Not 0: COT__TOGETHER. Rows stand in groups of so many, block by block: the first four bytes of each
-     * row's block side by side, then the next four, … and what is left of each block. The bytes are those of
-     * row_stride. */
+     * row's block side by side, then the next four, … and what is left of each block (view.c says in which
+     * order). The bytes are those of row_stride. */
     int together;
 } cot_view;
 
@@ -30,9 +30,8 @@ static inline const void *cot__view_at(const cot_view *v, int64_t row) {
 }
 /* Decodes row r to cols floats, scales applied. The truth for every kernel. */
 void cot__view_row(const cot_view *v, int64_t r, float *dst);
-/* Where block b of row r is read: in place, or put together in `room` (COT__BLOCK_MOST bytes). */
-const void *cot__view_block(const cot_view *v, int64_t r, int64_t b, void *room);
-enum { COT__BLOCK_MOST = 256 };
+/* Elements c … c + n − 1 of row r, whole blocks, without scales. */
+void cot__view_part(const cot_view *v, int64_t r, int64_t c, int64_t n, float *dst);
 /* Whether a matrix of this form can be repacked: its format has such a layout, its rows are whole groups. */
 bool cot__view_may_stand_together(const cot_view *v);
 /* Repacks a matrix in place: true when its format and rows allow it, else nothing is changed. room: as many

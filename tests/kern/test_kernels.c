@@ -139,39 +139,43 @@ static void products_agree(void **state) {
 
 /* Rows that stand together: the bits of the same rows apart, with every kernel, and nothing read beyond. */
 static void repacked_products_are_the_same(void **state) {
-    static const cot_type kinds[] = {COT_Q4_K, COT_Q5_K, COT_Q6_K};
-    enum { ROWS = 48, TOKENS = 19, COLS = 2560 };
+    static const cot_type kinds[] = {COT_Q4_K, COT_Q5_K, COT_Q6_K, COT_Q8_0,   COT_Q4_0,
+                                     COT_Q4_1, COT_Q5_0, COT_Q5_1, COT_IQ4_NL, COT_MXFP4};
+    enum { ROWS = 48, TOKENS = 19, MOST = 2592 };
     (void)state;
     for (size_t l = 0; l < 3; l++)
-        for (size_t i = 0; i < 6; i++) {
+        for (size_t i = 0; i < 2 * (sizeof kinds / sizeof *kinds); i++) {
             const cot_kernels *k = cot__kernels_by_name(l < 2 ? levels[l] : "ref");
             if (!k) continue;
             cot_type type = kinds[i / 2];
+            const int64_t cols = cot__type((int)type)->block == 32 ? MOST : 2560;
             int s = cot__kernel_slot(type);
-            size_t bytes = ROWS * cot__row_bytes(type, COLS), as = cot__act_bytes(k->act[s], COLS);
+            size_t bytes = ROWS * cot__row_bytes(type, cols), as = cot__act_bytes(k->act[s], cols);
             guarded w = guard(bytes, i % 2), t = guard(bytes, i % 2), a = guard(TOKENS * as, i % 2);
-            fill_weights(type, w.p, ROWS, COLS);
+            fill_weights(type, w.p, ROWS, cols);
+            for (int e = 0; e < 40 && type == COT_MXFP4; e++) /* the smallest scales, and the largest */
+                ((uint8_t *)w.p)[(e % 8 * MOST / 32 + e) * 17] = (uint8_t)(e % 8 < 7 ? e % 5 : 255);
             memcpy(t.p, w.p, bytes);
-            cot_view v = cot__view_make(w.p, type, ROWS, COLS), u = cot__view_make(t.p, type, ROWS, COLS);
+            cot_view v = cot__view_make(w.p, type, ROWS, cols), u = cot__view_make(t.p, type, ROWS, cols);
             char *room = malloc(COT__TOGETHER * u.row_stride);
             assert_true(cot__view_put_together(&u, room));
             assert_false(cot__view_put_together(&u, room)); /* once */
-            float *x = malloc(sizeof *x * COLS * TOKENS), y[COLS], z[COLS];
-            for (int64_t c = 0; c < COLS * TOKENS; c++) x[c] = unit();
+            float *x = malloc(sizeof *x * cols * TOKENS), y[MOST], z[MOST];
+            for (int64_t c = 0; c < cols * TOKENS; c++) x[c] = unit();
             for (int64_t r = 0; r < ROWS; r++) {
                 cot__view_row(&v, r, y);
                 cot__view_row(&u, r, z);
-                assert_memory_equal(y, z, sizeof y);
+                assert_memory_equal(y, z, (size_t)cols * sizeof *y);
             }
             float want[TOKENS * ROWS], got[TOKENS * ROWS];
             for (int f32 = 0; f32 < 2; f32++) {
                 cot_act act = f32 ? COT_ACT_F32 : k->act[s];
                 cot__gemm_fn *gemm = f32 ? k->gemm_f32[s] : k->gemm[s];
                 const void *in = f32 ? (void *)x : a.p;
-                size_t stride = f32 ? sizeof *x * COLS : as;
+                size_t stride = f32 ? sizeof *x * cols : as;
                 if (!f32)
                     for (int n = 0; n < TOKENS; n++)
-                        k->act_encode[act](x + n * COLS, (char *)a.p + (size_t)n * as, COLS);
+                        k->act_encode[act](x + n * cols, (char *)a.p + (size_t)n * as, cols);
                 for (int64_t n = 1; n <= TOKENS; n++) {
                     int32_t idx[TOKENS];
                     for (int32_t j = 0; j < n; j++) idx[j] = (j * 7 + 3) % TOKENS;

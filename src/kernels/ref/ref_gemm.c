@@ -27,9 +27,7 @@ static void act_piece(cot_act kind, const void *act, int64_t c0, int64_t n, floa
 }
 
 static void weight_piece(const cot_view *w, int64_t r, int64_t c0, int64_t n, float *out) {
-    const cot__type_info *t = cot__type(w->type);
-    char room[COT__BLOCK_MOST]; /* a piece is one block of rows that stand together */
-    t->decode(cot__view_block(w, r, c0 / t->block, room), out, n);
+    cot__view_part(w, r, c0, n, out);
     if (!w->scales) return;
     const float *s = w->scales + r / w->scale_rows * w->scale_stride;
     for (int64_t i = 0; i < n; i++) out[i] *= s[(c0 + i) / w->scale_cols];

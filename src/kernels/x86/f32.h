@@ -26,11 +26,7 @@ static void decode_piece(const cot_view *w, int64_t r, int64_t c0, int n, float 
             _mm256_storeu_ps(out + i, _mm256_castsi256_ps(x));
         }
     }
-    if (i < n) { /* what is left of a plain type, or all of a quantised one */
-        const cot__type_info *t = cot__type((int)w->type);
-        char room[COT__BLOCK_MOST]; /* a piece is one block of rows that stand together */
-        t->decode(cot__view_block(w, r, (c0 + i) / t->block, room), out + i, n - i);
-    }
+    if (i < n) cot__view_part(w, r, c0 + i, n - i, out + i); /* of a plain type, or all of a quantised one */
     const float *s = w->scales ? w->scales + r / w->scale_rows * w->scale_stride : NULL;
     for (i = 0; s && i < n; i++) out[i] *= s[(c0 + i) / w->scale_cols];
 }

@@ -35,25 +35,6 @@ COT_ALWAYS void fill_scales(const kind256 *k, tile256 *x, int l, const uint8_t *
     x->dmin[l] = half_at(p + k->dmin_at);
 }
 
-/* In every lane, bytes a, b, c, d of it; 128: zero. */
-COT_ALWAYS wide bytes_of(wide v, int a, int b, int c, int d) {
-    return w_shuffle8(v, w_each128(_mm_setr_epi8((char)a, (char)b, (char)c, (char)d, (char)(a + 4),
-                                                 (char)(b + 4), (char)(c + 4), (char)(d + 4), (char)(a + 8),
-                                                 (char)(b + 8), (char)(c + 8), (char)(d + 8), (char)(a + 12),
-                                                 (char)(b + 12), (char)(c + 12), (char)(d + 12))));
-}
-
-/* Word `which` (0 or 1) of every lane, an F16. */
-COT_ALWAYS widef halves_of(wide v, int which) {
-    if (which) v = COT_WIDE(srli_epi32, v, 16);
-#ifdef __AVX512F__
-    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v));
-#else
-    v = _mm256_and_si256(v, _mm256_set1_epi32(0xffff));
-    return _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
-#endif
-}
-
 /* Where LANES rows' blocks are. first < 0: each at its p. Else they stand together (cot_view.together): p[0]
  * is a block of 16 rows, of which LANES from `first` on are meant. */
 COT_ALWAYS void dwords(int first, const uint8_t *const p[LANES], size_t at, wide out[4]) {
@@ -99,7 +80,7 @@ COT_ALWAYS void fill_tile_k(const kind256 *k, int first, const uint8_t *const p[
 
 /* Q6_K whose rows stand together: base is a block of 16 rows, of which LANES from `first` on are meant. Four
  * values of each row: those 4 c … of the four runs of half `half`. */
-enum { DWORD = 4 * COT__TOGETHER, Q6_DWORDS = 52 };
+enum { Q6_DWORDS = 52 };
 COT_ALWAYS void units6(const uint8_t *base, int first, int half, int c, wide out[4]) {
     const uint8_t *p =
         base + 4 * first + (4 + 24 * half + 3 * c) * DWORD; /* as cot__view_put_together orders them */

@@ -10,7 +10,16 @@ typedef struct tile32 {
     _Alignas(64) float d[LANES], m[LANES];
 } tile32;
 
-COT_ALWAYS void fill_tile32(const kind32 *k, const uint8_t *const p[LANES], tile32 *x) {
+/* first as for many256.h: < 0, or the first of LANES rows that stand together. */
+COT_ALWAYS void fill_tile32(const kind32 *k, int first, const uint8_t *const p[LANES], tile32 *x) {
+    if (first >= 0) {
+        const uint8_t *q = values_together(k, p[0], first);
+        wf_store(x->d, scales_together(k, p[0], first, false));
+        if (k->m_at >= 0) wf_store(x->m, scales_together(k, p[0], first, true));
+#pragma GCC unroll 8
+        for (int g = 0; g < 8; g++) w_store(x->q[g], unit_together(k, q, g));
+        return;
+    }
     const wide lift = w_all8(0x80), low = w_all8(15);
     wf_store(x->d, scales_of(k->scale, p, k->d_at));
     if (k->m_at >= 0) wf_store(x->m, scales_of(k->scale, p, k->m_at));
@@ -38,8 +47,9 @@ COT_ALWAYS void fill_tile32(const kind32 *k, const uint8_t *const p[LANES], tile
     }
 }
 
-COT_ALWAYS void tile32_block(const kind32 *k, const tile32 *x, const cot__q8_32 *const y[TOKENS], int b,
-                             int n, widef acc[TOKENS]) {
+/* A block of LANES rows with block b of n tokens. together: q is that of unit_together, else of a tile. */
+COT_ALWAYS void tile32_block(const kind32 *k, bool together, const uint8_t *q, widef d, widef m,
+                             const cot__q8_32 *const y[TOKENS], int b, int n, widef acc[TOKENS]) {
     wide s[TOKENS];
     for (int t = 0; t < n; t++) {
         wide low = w_all32(y[t]->low[b]);
@@ -48,7 +58,7 @@ COT_ALWAYS void tile32_block(const kind32 *k, const tile32 *x, const cot__q8_32 
 #ifdef __AVX512F__
 #pragma GCC unroll 8
     for (int g = 0; g < 8; g++) {
-        wide v = w_load(x->q[g]);
+        wide v = together ? unit_together(k, q, g) : w_load(q + g * WIDE);
         for (int t = 0; t < n; t++) s[t] = _mm512_dpbusd_epi32(s[t], v, w_each32(y[t]->q + 32 * b + 4 * g));
     }
 #else
@@ -59,7 +69,7 @@ COT_ALWAYS void tile32_block(const kind32 *k, const tile32 *x, const cot__q8_32 
         wide part[TOKENS];
 #pragma GCC unroll 8
         for (int g = g0; g < g0 + run; g++) {
-            wide v = w_load(x->q[g]);
+            wide v = together ? unit_together(k, q, g) : w_load(q + g * WIDE);
             for (int t = 0; t < n; t++) {
                 wide u = w_each32(y[t]->q + 32 * b + 4 * g);
                 u = k->is_signed ? w_maddubs(_mm256_abs_epi8(v), _mm256_sign_epi8(u, v)) : w_maddubs(v, u);
@@ -69,11 +79,20 @@ COT_ALWAYS void tile32_block(const kind32 *k, const tile32 *x, const cot__q8_32 
         for (int t = 0; t < n; t++) s[t] = w_dot16(s[t], part[t], one);
     }
 #endif
-    widef d = wf_load(x->d), m = k->m_at >= 0 ? wf_load(x->m) : d;
     for (int t = 0; t < n; t++) {
         widef yd = wf_all(y[t]->d[b]);
         acc[t] = wf_fma(wf_of(s[t]), wf_mul(d, yd), acc[t]);
         if (k->m_at >= 0) acc[t] = wf_fnma(wf_all((float)(y[t]->low[b] >> 7)), wf_mul(m, yd), acc[t]);
+    }
+}
+
+/* Closes the partial sums of a stretch of blocks: out gets `rows` rows' sums, or they are added to it. */
+COT_ALWAYS void close32(const widef acc[8][TOKENS], int n, int rows, bool more, float *const out[TOKENS]) {
+    for (int t = 0; t < n; t++) {
+        widef s[4];
+        for (int b = 0; b < 4; b++) s[b] = wf_add(acc[b][t], acc[b + 4][t]);
+        widef sum = wf_add(wf_add(s[0], s[2]), wf_add(s[1], s[3]));
+        wf_store_some(out[t], wf_add(sum, more ? wf_load_some(out[t], rows) : wf_zero()), rows);
     }
 }
 
@@ -86,15 +105,14 @@ COT_ALWAYS void tile32_run(const kind32 *k, const tile32 *x, int64_t i, int bloc
         const cot__q8_32 *y[TOKENS];
         int m = blocks - b < 8 ? blocks - b : 8;
         for (int t = 0; t < n; t++) y[t] = a[t] + (i + b) / 8;
-        for (int j = 0; j < m; j++) tile32_block(k, x + b + j, y, j, n, acc[j]);
+        for (int j = 0; j < m; j++) {
+            const tile32 *z = x + b + j;
+            widef d = wf_load(z->d), least = k->m_at >= 0 ? wf_load(z->m) : d;
+            tile32_block(k, false, z->q[0], d, least, y, j, n, acc[j]);
+        }
         fetch_ahead(next);
     }
-    for (int t = 0; t < n; t++) {
-        widef s[4];
-        for (int b = 0; b < 4; b++) s[b] = wf_add(acc[b][t], acc[b + 4][t]);
-        widef sum = wf_add(wf_add(s[0], s[2]), wf_add(s[1], s[3]));
-        wf_store_some(out[t], wf_add(sum, i ? wf_load_some(out[t], rows) : wf_zero()), rows);
-    }
+    close32(acc, n, rows, i > 0, out);
 }
 
 COT_ALWAYS void many32(const kind32 *k, const cot_view *w, int64_t r, int64_t end, const void *act, size_t as,
@@ -105,12 +123,14 @@ COT_ALWAYS void many32(const kind32 *k, const cot_view *w, int64_t r, int64_t en
     int rows = end - r < LANES ? (int)(end - r) : LANES;
     ahead next = ahead_of(w, r + LANES, end, LANES,
                           (n + TOKENS - 1) / TOKENS * (blocks < DEPTH32 ? (blocks + 7) / 8 : DEPTH32 / 8));
+    int first = w->together ? (int)(r % COT__TOGETHER) : -1;
     for (int l = 0; l < LANES; l++) p[l] = cot__view_at(w, r + (l < rows ? l : rows - 1));
+    if (first >= 0) p[0] = cot__view_at(w, r - first);
     for (int64_t i = 0; i < blocks; i += DEPTH32) {
         int m = blocks - i < DEPTH32 ? (int)(blocks - i) : DEPTH32;
         for (int b = 0; b < m; b++) {
-            fill_tile32(k, p, &x[b]);
-            for (int l = 0; l < LANES; l++) p[l] += k->bytes;
+            fill_tile32(k, first, p, &x[b]);
+            for (int l = 0; l < LANES; l++) p[l] += first < 0 ? k->bytes : k->bytes * COT__TOGETHER;
         }
         for (int64_t t0 = 0, step; t0 < n; t0 += step) {
             const cot__q8_32 *a[TOKENS];

@@ -1,9 +1,30 @@
 /* Products of the formats with blocks of 32: which of two ways a call takes; the bits are the same. */
 #include "kernels/x86/few32.h"
 #include "kernels/x86/many32.h"
+#include "kernels/x86/together32.h"
+
+COT_ALWAYS void gemm_together32(const kind32 *k, const cot_view *w, int64_t r0, int64_t r1, const void *act,
+                                size_t as, const int32_t *idx, int64_t n, float *out, size_t os) {
+    for (int64_t t = 0, step; t < n; t += step) {
+        const cot__q8_32 *a[TOKENS];
+        float *o[TOKENS];
+        step = n - t >= TOGETHER_TOKENS ? TOGETHER_TOKENS : n - t >= 2 ? 2 : 1;
+        for (int64_t j = 0; j < step; j++) {
+            a[j] = (const void *)((const char *)act + (size_t)(idx ? idx[t + j] : t + j) * as);
+            o[j] = out + (size_t)(t + j) * os;
+        }
+        if (step == 1) together32(k, w, r0, r1, a, 1, o);
+        else if (step == TOGETHER_TOKENS) together32(k, w, r0, r1, a, TOGETHER_TOKENS, o);
+        else together32(k, w, r0, r1, a, 2, o);
+    }
+}
 
 COT_ALWAYS void gemm32(const kind32 *k, const cot_view *w, int64_t r0, int64_t r1, const void *act, size_t as,
                        const int32_t *idx, int64_t n, float *out, size_t os) {
+    if (w->together && n <= TOGETHER_MOST) {
+        gemm_together32(k, w, r0, r1, act, as, idx, n, out, os);
+        return;
+    }
     if (n > FEW) {
         read_through(w, r0, r1, LANES);
         for (int64_t t = 0; t < n; t += MANY)

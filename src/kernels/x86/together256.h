@@ -6,11 +6,6 @@
 
 #include "kernels/x86/many256.h"
 
-enum {
-    TOGETHER_TOKENS = WIDE == 64 ? 4 : 2, /* at a time */
-    TOGETHER_MOST = WIDE == 64 ? 8 : 4    /* beyond, unpacking once for all tokens pays */
-};
-
 /* Scales and minima of LANES rows: bytes of sub-blocks 0 … 3 and 4 … 7. */
 typedef struct heads_together {
     widef d, dmin;

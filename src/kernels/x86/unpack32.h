@@ -71,30 +71,25 @@ COT_ALWAYS __m256 scales8(scale32 kind, const uint8_t *p, int bytes, int m) {
     __m256i within = _mm256_cmpgt_epi32(_mm256_set1_epi32(m), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     return _mm256_castsi256_ps(_mm256_and_si256(x, within));
 }
+/* LANES scales side by side. */
+COT_ALWAYS widef scales_beside(scale32 kind, const uint8_t *p) {
+#ifdef __AVX512F__
+    if (kind == SCALE_HALF) return _mm512_cvtph_ps(load256(p));
+    wide x = _mm512_cvtepu8_epi32(load128(p));
+#else
+    if (kind == SCALE_HALF) return _mm256_cvtph_ps(load128(p));
+    wide x = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p));
+#endif
+    wide normal = w_sub32(COT_WIDE(slli_epi32, x, 23), w_all32(1 << 23));
+    wide small = w_add32(COT_WIDE(slli_epi32, x, 21), w_all32(1 << 21)); /* e = 0 and 1; else it is less */
+    return wf_bits(COT_WIDE(max_epi32, normal, small));
+}
 /* The scale (or minimum) of one block of every row. */
 COT_ALWAYS widef scales_of(scale32 kind, const uint8_t *const p[LANES], int at) {
-#ifdef __AVX512F__
-    __m256 part[2];
-#else
-    __m256 part[1];
-#endif
-    for (int i = 0; i < LANES / 8; i++) {
-        const uint8_t *const *q = p + 8 * i;
-        if (kind == SCALE_HALF) {
-            int16_t h[8];
-            for (int l = 0; l < 8; l++) memcpy(&h[l], q[l] + at, 2);
-            part[i] = _mm256_cvtph_ps(_mm_setr_epi16(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]));
-        } else {
-            uint8_t e[8];
-            for (int l = 0; l < 8; l++) e[l] = q[l][at];
-            part[i] = scales8(kind, e, 1, 8);
-        }
-    }
-#ifdef __AVX512F__
-    return _mm512_insertf32x8(_mm512_castps256_ps512(part[0]), part[1], 1);
-#else
-    return part[0];
-#endif
+    uint8_t s[2 * LANES];
+    size_t bytes = kind == SCALE_HALF ? 2 : 1;
+    for (size_t l = 0; l < LANES; l++) memcpy(s + bytes * l, p[l] + at, bytes);
+    return scales_beside(kind, s);
 }
 
 /* Does the level lift signed bytes by 128 to take them as unsigned ones? */
@@ -104,5 +99,34 @@ COT_ALWAYS int zero_shift(const kind32 *k) {
     return lifted(k) ? 0 : k->zero == 32 ? 2 : k->zero == 16 ? 3 : 4;
 }
 COT_ALWAYS bool has_zero(const kind32 *k) { return lifted(k) || k->zero; }
+
+/* ---- rows that stand together: p is a block of 16 rows, of which LANES from `first` on are meant ---- */
+
+/* Where their values begin, after what else is made of whole dwords. */
+COT_ALWAYS const uint8_t *values_together(const kind32 *k, const uint8_t *p, int first) {
+    return p + 4 * first + (k->bytes - (k->bytes == 34 ? 32 : 16)) / 4 * DWORD;
+}
+COT_ALWAYS widef scales_together(const kind32 *k, const uint8_t *p, int first, bool min) {
+    const int rest = k->bytes % 4;
+    if (!rest) return halves_of(w_load(p + 4 * first), min);
+    return scales_beside(k->scale, p + k->bytes / 4 * DWORD + rest * first);
+}
+/* Values 4 g … 4 g + 3, q as above, as a tile holds them. */
+COT_ALWAYS wide unit_together(const kind32 *k, const uint8_t *q, int g) {
+    const wide lift = w_all8(0x80), low = w_all8(15);
+    if (k->bytes == 34) return lifted(k) ? w_xor(w_load(q + g * DWORD), lift) : w_load(q + g * DWORD);
+    wide v = w_load(q + g % 4 * DWORD);
+    v = w_and(g < 4 ? v : w_right16(v, 4), low);
+    if (k->table) {
+        wide table = w_each128(load128(k->table));
+        v = w_shuffle8(lifted(k) ? w_xor(table, lift) : table, v);
+    } else if (k->nibbles_at < 0) { /* the fifth bit: bit j of the dword before is that of value j */
+        wide bits = w_load(q - DWORD);
+        bits = bytes_of(g % 2 ? bits : w_left16(bits, 4), g / 2, g / 2, g / 2, g / 2);
+        bits = w_and(bits, w_all32((int32_t)0x80402010));
+        v = w_or(v, COT_WIDE(min_epu8, bits, w_all8(16)));
+    }
+    return v;
+}
 
 #endif

@@ -20,6 +20,13 @@ enum { WIDE = 32 };
 #endif
 enum { LANES = WIDE / 4 }; /* 32-bit lanes */
 
+/* Rows that stand together (cot_view.together). */
+enum {
+    DWORD = 4 * COT__TOGETHER,            /* four bytes of each row */
+    TOGETHER_TOKENS = WIDE == 64 ? 4 : 2, /* at a time */
+    TOGETHER_MOST = WIDE == 64 ? 8 : 4    /* beyond, unpacking once for all tokens pays */
+};
+
 COT_ALWAYS wide w_load(const void *p) { return COT_WIDE_BITS(loadu, p); }
 COT_ALWAYS void w_store(void *p, wide a) { COT_WIDE_BITS(storeu, p, a); }
 COT_ALWAYS wide w_zero(void) { return COT_WIDE_BITS(setzero, ); }
@@ -77,6 +84,13 @@ COT_ALWAYS widef wf_add(widef a, widef b) { return COT_WIDE(add_ps, a, b); }
 COT_ALWAYS widef wf_fma(widef a, widef b, widef c) { return COT_WIDE(fmadd_ps, a, b, c); }   /* c + a b */
 COT_ALWAYS widef wf_fnma(widef a, widef b, widef c) { return COT_WIDE(fnmadd_ps, a, b, c); } /* c − a b */
 COT_ALWAYS widef wf_of(wide a) { return COT_WIDE(cvtepi32_ps, a); }
+COT_ALWAYS widef wf_bits(wide a) {
+#ifdef __AVX512F__
+    return _mm512_castsi512_ps(a);
+#else
+    return _mm256_castsi256_ps(a);
+#endif
+}
 
 /* The first n lanes, n ≤ LANES. */
 COT_ALWAYS widef wf_load_some(const float *p, int n) {
@@ -91,6 +105,25 @@ COT_ALWAYS void wf_store_some(float *p, widef v, int n) {
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), v);
 #else
     store_some(p, v, n);
+#endif
+}
+
+/* In every lane, bytes a, b, c, d of it; 128: zero. */
+COT_ALWAYS wide bytes_of(wide v, int a, int b, int c, int d) {
+    return w_shuffle8(v, w_each128(_mm_setr_epi8((char)a, (char)b, (char)c, (char)d, (char)(a + 4),
+                                                 (char)(b + 4), (char)(c + 4), (char)(d + 4), (char)(a + 8),
+                                                 (char)(b + 8), (char)(c + 8), (char)(d + 8), (char)(a + 12),
+                                                 (char)(b + 12), (char)(c + 12), (char)(d + 12))));
+}
+
+/* Word `which` (0 or 1) of every lane, an F16. */
+COT_ALWAYS widef halves_of(wide v, int which) {
+    if (which) v = COT_WIDE(srli_epi32, v, 16);
+#ifdef __AVX512F__
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v));
+#else
+    v = _mm256_and_si256(v, _mm256_set1_epi32(0xffff));
+    return _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
 #endif
 }
 
