@@ -263,6 +263,19 @@ static void repacked_is_the_same(void **state) {
     }
     assert_int_equal(cot_convert(file[1], "/tmp/never.gguf", NULL, &err), COT_UNSUPPORTED);
     assert_non_null(strstr(err.message, "convert the original"));
+    /* An order that is not known is no order to guess at. */
+    FILE *f = fopen(file[1], "r+b");
+    static char head[1 << 14];
+    assert_non_null(f);
+    size_t n = fread(head, 1, sizeof head, f);
+    char *at = memmem(head, n, "Q4_K,Q5_K", 9);
+    assert_non_null(at);
+    fseek(f, at - head, SEEK_SET);
+    fputs("Q9_K", f);
+    fclose(f);
+    cot_model *never;
+    assert_int_equal(cot_model_open(&never, file[1], NULL, &err), COT_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "Q9_K"));
     unlink(q5), unlink(file[0]), unlink(file[1]);
 }
 
