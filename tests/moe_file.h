@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include <coterie/session.h>
+
 #include "base/hash.h"
 #include "format/gguf.h"
 
@@ -90,6 +92,47 @@ static inline void moe_file(char path[64]) {
     OK(cot__gguf_writer_begin(w, &err));
     moe_tensors(w, true);
     OK(cot__gguf_writer_finish(&w, &err));
+}
+
+/* Logits one after the other. */
+typedef struct moe_keep {
+    float *out;
+    size_t n;
+} moe_keep;
+
+static inline bool moe_take(void *user, size_t row, const float *logits, int64_t n) {
+    moe_keep *k = user;
+    (void)row;
+    memcpy(k->out + k->n, logits, (size_t)n * sizeof *logits);
+    k->n += (size_t)n;
+    return true;
+}
+
+/* `prompt` rows at once, then single tokens. */
+static inline cot_status moe_say(cot_model *m, int prompt, float *out, cot_error *err) {
+    cot_session *s = NULL;
+    cot_session_options so;
+    cot_session_defaults(&so);
+    so.n_ctx = 64;
+    so.n_threads = 1;
+    moe_keep k = {out, 0};
+    cot_status st = cot_session_create(&s, m, &so, err);
+    for (int at = 0, n; at < TOKENS && st == COT_OK; at += n) {
+        cot_row rows[TOKENS];
+        n = at == 0 ? prompt : 1;
+        for (int i = 0; i < n; i++)
+            rows[i] = (cot_row){(int32_t)(cot__random_u64(1, 9, (uint64_t)(at + i), 0) % VOCAB), 0,
+                                at ? COT_ROLE_GENERATED : COT_ROLE_PROMPT, true};
+        st = cot_forward(s, rows, (size_t)n, moe_take, &k, err);
+    }
+    cot_session_free(&s);
+    return st;
+}
+
+static inline cot_residency_info moe_info(const cot_model *m) {
+    cot_residency_info i = {.struct_size = sizeof i};
+    OK(cot_model_get_residency(m, -1, &i, NULL));
+    return i;
 }
 
 #endif

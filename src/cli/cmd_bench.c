@@ -32,14 +32,6 @@ typedef struct figures {
 
 enum { DISK_DEPTH = 24 };
 
-static int by_value(const void *a, const void *b) {
-    return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b);
-}
-static double median(double *x, int n) {
-    qsort(x, (size_t)n, sizeof *x, by_value);
-    return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
-}
-
 static bool drop(void *user, size_t row, const float *logits, int64_t n) { return !cli_interrupted; }
 
 static int32_t random_token(const plan *p, int64_t vocab, int rep, int64_t at, int seq) {
@@ -206,8 +198,8 @@ static int report(const cot_model *m, const plan *p, figures *f, const machine_l
     cot_model_info i;
     machine_limits l = *limits;
     cot_model_get_info(m, &i);
-    double prefill = p->prompt ? median(f->prefill, p->reps) : 0,
-           decode = p->generate ? median(f->decode, p->reps) : 0;
+    double prefill = p->prompt ? cost_median(f->prefill, p->reps) : 0,
+           decode = p->generate ? cost_median(f->decode, p->reps) : 0;
     double bytes = batch_bytes(&i, p->batch), ops = 2.0 * (double)i.params_active;
     /* The output head runs for the last token of a prompt alone. */
     double head = 2.0 * (double)i.n_vocab * (double)i.n_embd,

@@ -93,6 +93,11 @@ static int by_value(const void *a, const void *b) {
     return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b);
 }
 
+double cost_median(double *x, int n) {
+    qsort(x, (size_t)n, sizeof *x, by_value);
+    return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
+}
+
 double cli_disk_rate(const char *path, uint64_t bytes, int depth) {
     enum { ROUNDS = 64 };
     char *inside = cot__path_is_dir(path) ? cot__path_join(path, "model.safetensors") : NULL;
@@ -127,8 +132,7 @@ double cli_disk_rate(const char *path, uint64_t bytes, int depth) {
             rates[rounds++] = (double)each * depth / (cot__now() - began) / 1e9;
         }
     }
-    qsort(rates, (size_t)rounds, sizeof *rates, by_value);
-    if (rounds) rate = rates[rounds / 2]; /* others ask, too, now and then */
+    if (rounds) rate = cost_median(rates, rounds); /* others ask, too, now and then */
     cot__aio_free(&a);
     cot__pages_free(memory, each * (size_t)depth);
     cot__file_close(&f);

@@ -28,6 +28,9 @@ typedef struct cost_point {
     const char *bound;     /* "memory", "arithmetic", "disk" */
 } cost_point;
 
+/* Sorts x; the mean of the middle two where n ≥ 1 is even. */
+double cost_median(double *x, int n);
+
 /* The model as it is now: with what its sessions leave to experts. */
 cost_model cost_model_of(const cot_model *m);
 /* Distinct experts when b tokens choose k of n each, independently: n (1 − (1 − k / n)^b). */

@@ -21,44 +21,10 @@ enum { MODELS = 3, MIB = 1 << 20, EACH = 2 * LAYERS * EXPERTS * F * WIDTH * 3 };
 static char path[MODELS][64];
 static float *alone[MODELS]; /* TOKENS × VOCAB each */
 
-typedef struct keep {
-    float *out;
-    size_t n;
-} keep;
-
-static bool take(void *user, size_t row, const float *logits, int64_t n) {
-    keep *k = user;
-    (void)row;
-    memcpy(k->out + k->n, logits, (size_t)n * sizeof *logits);
-    k->n += (size_t)n;
-    return true;
-}
-
-/* A prompt of 10, then single tokens. */
-static cot_status say(cot_model *m, float *out, cot_error *err) {
-    cot_session *s = NULL;
-    cot_session_options so;
-    cot_session_defaults(&so);
-    so.n_ctx = 64;
-    so.n_threads = 1;
-    keep k = {out, 0};
-    cot_status st = cot_session_create(&s, m, &so, err);
-    for (int at = 0, n; at < TOKENS && st == COT_OK; at += n) {
-        cot_row rows[TOKENS];
-        n = at == 0 ? 10 : 1;
-        for (int i = 0; i < n; i++)
-            rows[i] = (cot_row){(int32_t)(cot__random_u64(1, 9, (uint64_t)(at + i), 0) % VOCAB), 0,
-                                at ? COT_ROLE_GENERATED : COT_ROLE_PROMPT, true};
-        st = cot_forward(s, rows, (size_t)n, take, &k, err);
-    }
-    cot_session_free(&s);
-    return st;
-}
-
 static void says_the_same(cot_model *m, int which) {
     cot_error err = {0};
     float *out = malloc((size_t)TOKENS * VOCAB * sizeof *out);
-    cot_status st = say(m, out, &err);
+    cot_status st = moe_say(m, 10, out, &err);
     if (st != COT_OK) fail_msg("%s", err.message);
     assert_memory_equal(out, alone[which], (size_t)TOKENS * VOCAB * sizeof *out);
     free(out);
@@ -75,12 +41,6 @@ static cot_model *open_beside(int which, cot_model *host, uint64_t memory) {
     return m;
 }
 
-static cot_residency_info info(const cot_model *m) {
-    cot_residency_info i = {.struct_size = sizeof i};
-    OK(cot_model_get_residency(m, -1, &i, NULL));
-    return i;
-}
-
 static int make(void **state) {
     (void)state;
     for (int i = 0; i < MODELS; i++) {
@@ -88,7 +48,8 @@ static int make(void **state) {
         cot_model *m;
         moe_file(path[i]);
         alone[i] = malloc((size_t)TOKENS * VOCAB * sizeof(float));
-        if (cot_model_open(&m, path[i], NULL, &err) != COT_OK || say(m, alone[i], &err) != COT_OK) return 1;
+        if (cot_model_open(&m, path[i], NULL, &err) != COT_OK || moe_say(m, 10, alone[i], &err) != COT_OK)
+            return 1;
         cot_model_close(&m);
     }
     return memcmp(alone[0], alone[1], 64) == 0; /* three different models */
@@ -122,9 +83,9 @@ static void give(cot_model *m, int sessions, double models) {
     cot_session_defaults(&so);
     so.n_ctx = 64;
     so.n_threads = 1;
-    uint64_t none = info(m).smallest;
+    uint64_t none = moe_info(m).smallest;
     OK(cot_session_create(&one, m, &so, &err));
-    uint64_t to = none + (uint64_t)sessions * (info(m).smallest - none) + (uint64_t)(models * EACH);
+    uint64_t to = none + (uint64_t)sessions * (moe_info(m).smallest - none) + (uint64_t)(models * EACH);
     cot_session_free(&one);
     if (cot_model_set_memory(m, to, &err) != COT_OK) fail_msg("%s", err.message);
 }
@@ -141,18 +102,18 @@ static void each_says_what_it_says_alone(void **state) {
     assert_int_equal(written() - before, 0); /* eviction writes nothing */
     uint64_t sum = 0;
     for (int i = 0; i < MODELS; i++) {
-        cot_residency_info x = info(m[i]);
+        cot_residency_info x = moe_info(m[i]);
         sum += x.expert_bytes;
         assert_true(x.expert_total >= (uint64_t)MODELS * EACH);
-        assert_int_equal(x.expert_capacity, info(m[0]).expert_capacity);
+        assert_int_equal(x.expert_capacity, moe_info(m[0]).expert_capacity);
     }
-    assert_true(sum <= info(m[0]).expert_capacity);
+    assert_true(sum <= moe_info(m[0]).expert_capacity);
     assert_true(sum > (uint64_t)EACH); /* one budget over all of them: more than one model's */
     /* One model alone in a cache that has room for it displaces the others, and then misses none. */
     says_the_same(m[0], 0);
-    uint64_t misses = info(m[0]).misses;
+    uint64_t misses = moe_info(m[0]).misses;
     for (int round = 0; round < 2; round++) says_the_same(m[0], 0);
-    assert_int_equal(info(m[0]).misses, misses);
+    assert_int_equal(moe_info(m[0]).misses, misses);
     for (int i = 0; i < MODELS; i++) cot_model_close(&m[i]); /* the host first */
 }
 
@@ -164,7 +125,7 @@ static void a_small_budget_serves_all(void **state) {
     give(m[0], 1, 0.05);
     for (int i = 0; i < MODELS; i++) says_the_same(m[i], i);
     cot_error err;
-    assert_int_equal(cot_model_set_memory(m[1], info(m[1]).smallest / 2, &err), COT_LIMIT);
+    assert_int_equal(cot_model_set_memory(m[1], moe_info(m[1]).smallest / 2, &err), COT_LIMIT);
     for (int i = MODELS; i-- > 0;) cot_model_close(&m[i]);
 }
 
@@ -187,10 +148,10 @@ static void models_come_and_go(void **state) {
         cot_model_close(&m[host]);
         host = next;
         says_the_same(m[host], host);
-        if (round == 3) least = info(m[host]).smallest;
+        if (round == 3) least = moe_info(m[host]).smallest;
     }
-    assert_true(info(m[host]).expert_total < 2ull * EACH);     /* what has gone is forgotten */
-    assert_true(info(m[host]).smallest < least + 2ull * EACH); /* and its memory with it */
+    assert_true(moe_info(m[host]).expert_total < 2ull * EACH);     /* what has gone is forgotten */
+    assert_true(moe_info(m[host]).smallest < least + 2ull * EACH); /* and its memory with it */
     cot_model_close(&m[host]);
 }
 
@@ -203,7 +164,7 @@ static void *speak(void *arg) {
     speaker *s = arg;
     float *out = malloc((size_t)TOKENS * VOCAB * sizeof *out);
     for (int round = 0; round < 3; round++)
-        if (say(s->m, out, NULL) != COT_OK ||
+        if (moe_say(s->m, 10, out, NULL) != COT_OK ||
             memcmp(out, alone[s->which], (size_t)TOKENS * VOCAB * sizeof *out) != 0)
             s->bad++;
     free(out);

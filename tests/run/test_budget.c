@@ -43,19 +43,6 @@ static int drop(void **state) {
     return unlink(path);
 }
 
-typedef struct keep {
-    float *out;
-    size_t n;
-} keep;
-
-static bool take(void *user, size_t row, const float *logits, int64_t n) {
-    keep *k = user;
-    (void)row;
-    memcpy(k->out + k->n, logits, (size_t)n * sizeof *logits);
-    k->n += (size_t)n;
-    return true;
-}
-
 static void options(cot_model_options *mo, cot_session_options *so) {
     cot_model_defaults(mo);
     cot_session_defaults(so);
@@ -72,7 +59,7 @@ static float *run(const cot_model_options *mo, void (*change)(cot_model *m, int 
     cot_model_options ignored;
     cot_session_options so;
     options(&ignored, &so);
-    keep k = {malloc((size_t)TOKENS * VOCAB * sizeof(float)), 0};
+    moe_keep k = {malloc((size_t)TOKENS * VOCAB * sizeof(float)), 0};
     *status = cot_model_open(&m, path, mo, err);
     if (*status == COT_OK) *status = cot_session_create(&s, m, &so, err);
     int step = 0;
@@ -83,7 +70,7 @@ static float *run(const cot_model_options *mo, void (*change)(cot_model *m, int 
             rows[i] = (cot_row){(int32_t)(cot__random_u64(1, 9, (uint64_t)(at + i), 0) % VOCAB), 0,
                                 COT_ROLE_PROMPT, true};
         if (change) change(m, step++);
-        *status = cot_forward(s, rows, (size_t)n, take, &k, err);
+        *status = cot_forward(s, rows, (size_t)n, moe_take, &k, err);
     }
     cot_session_free(&s);
     cot_model_close(&m);

@@ -18,19 +18,6 @@ static char path[64], file[80];
 static float *want;
 static bool chosen[TOKENS][LAYERS][EXPERTS]; /* by position */
 
-typedef struct keep {
-    float *out;
-    size_t n;
-} keep;
-
-static bool take(void *user, size_t row, const float *logits, int64_t n) {
-    keep *k = user;
-    (void)row;
-    memcpy(k->out + k->n, logits, (size_t)n * sizeof *logits);
-    k->n += (size_t)n;
-    return true;
-}
-
 static void record(void *user, const cot_route *r) {
     (void)user;
     for (int u = 0; u < r->n_units; u++)
@@ -53,7 +40,7 @@ static float *run(cot_residency residency, const char *predict, bool beside, cot
     mo.predict = predict;
     mo.sim_latency = 1e-4, mo.sim_bandwidth = 4e9;
     so.n_ctx = 64, so.n_threads = 1, so.n_sequences = 2;
-    keep k = {malloc((size_t)TOKENS * VOCAB * sizeof(float)), 0};
+    moe_keep k = {malloc((size_t)TOKENS * VOCAB * sizeof(float)), 0};
     assert_non_null(k.out);
     if (cot_model_open(&m, path, &mo, &err) != COT_OK) fail_msg("%s", err.message);
     if (cot_session_create(&s, m, &so, &err) != COT_OK) fail_msg("%s", err.message);
@@ -66,7 +53,7 @@ static float *run(cot_residency residency, const char *predict, bool beside, cot
     }
     for (int i = 0; i < TOKENS; i++) {
         cot_row rows[] = {{token(i), beside, COT_ROLE_PROMPT, true}, {255, 0, COT_ROLE_PROMPT, false}};
-        if (cot_forward(s, rows, beside ? 2 : 1, take, &k, &err) != COT_OK) fail_msg("%s", err.message);
+        if (cot_forward(s, rows, beside ? 2 : 1, moe_take, &k, &err) != COT_OK) fail_msg("%s", err.message);
     }
     assert_true(k.n == (size_t)TOKENS * VOCAB);
     if (info) OK(cot_model_get_residency(m, -1, info, &err));

@@ -39,40 +39,6 @@ static int drop(void **state) {
     return 0;
 }
 
-typedef struct keep {
-    float *out;
-    size_t n;
-} keep;
-
-static bool take(void *user, size_t row, const float *logits, int64_t n) {
-    keep *k = user;
-    (void)row;
-    memcpy(k->out + k->n, logits, (size_t)n * sizeof *logits);
-    k->n += (size_t)n;
-    return true;
-}
-
-/* `prompt` rows at once, then single tokens. */
-static cot_status say(cot_model *m, int prompt, float *out, cot_error *err) {
-    cot_session *s = NULL;
-    cot_session_options so;
-    cot_session_defaults(&so);
-    so.n_ctx = 64;
-    so.n_threads = 1;
-    keep k = {out, 0};
-    cot_status st = cot_session_create(&s, m, &so, err);
-    for (int at = 0, n; at < TOKENS && st == COT_OK; at += n) {
-        cot_row rows[TOKENS];
-        n = at == 0 ? prompt : 1;
-        for (int i = 0; i < n; i++)
-            rows[i] = (cot_row){(int32_t)(cot__random_u64(1, 9, (uint64_t)(at + i), 0) % VOCAB), 0,
-                                at ? COT_ROLE_GENERATED : COT_ROLE_PROMPT, true};
-        st = cot_forward(s, rows, (size_t)n, take, &k, err);
-    }
-    cot_session_free(&s);
-    return st;
-}
-
 static cot_model *open_file(const char *file, cot_residency residency, const char *lossy,
                             const char *predict) {
     cot_model *m = NULL;
@@ -90,15 +56,9 @@ static float *logits_of(const char *file, cot_residency residency, const char *l
     float *out = malloc((size_t)TOKENS * VOCAB * sizeof *out);
     cot_error err;
     cot_model *m = open_file(file, residency, lossy, NULL);
-    if (say(m, prompt, out, &err) != COT_OK) fail_msg("%s", err.message);
+    if (moe_say(m, prompt, out, &err) != COT_OK) fail_msg("%s", err.message);
     cot_model_close(&m);
     return out;
-}
-
-static cot_residency_info info(const cot_model *m) {
-    cot_residency_info i = {.struct_size = sizeof i};
-    OK(cot_model_get_residency(m, -1, &i, NULL));
-    return i;
 }
 
 static const cot_residency ways[] = {COT_RESIDENCY_MMAP, COT_RESIDENCY_MEMORY, COT_RESIDENCY_STREAM};
@@ -140,7 +100,7 @@ static void low_is_the_model_stored_so(void **state) {
         free(have);
     }
     cot_model *m = open_file(tiers, COT_RESIDENCY_STREAM, "low", NULL);
-    cot_residency_info i = info(m);
+    cot_residency_info i = moe_info(m);
     assert_string_equal(i.lossy, "low");
     assert_string_equal(i.lossy_type, "Q3_K");
     assert_true(i.expert_total < (uint64_t)LAYERS * EXPERTS * F * WIDTH * 3); /* F16 would be twice that */
@@ -156,25 +116,25 @@ static void a_miss_takes_the_lower(void **state) {
     cot_error err;
     /* Nothing is there and nothing is guessed: every choice is a miss, then finds the lower precision. */
     cot_model *m = open_file(tiers, COT_RESIDENCY_STREAM, "miss", "none");
-    OK(say(m, 1, out, &err));
+    OK(moe_say(m, 1, out, &err));
     assert_memory_equal(out, low, BYTES);
-    cot_residency_info i = info(m);
+    cot_residency_info i = moe_info(m);
     assert_int_equal(i.lower, i.acquired);
     assert_true(i.hits > 0 && i.misses > 0 && i.hits + i.misses == i.acquired);
     cot_model_close(&m);
     /* A prompt is a sweep: exact, and it brings in all there is; from then on nothing is missed. */
     m = open_file(tiers, COT_RESIDENCY_STREAM, "miss", "none");
     float *whole = logits_of(path, COT_RESIDENCY_MMAP, NULL, 30);
-    OK(say(m, 30, out, &err));
+    OK(moe_say(m, 30, out, &err));
     assert_memory_equal(out, whole, 30 * VOCAB * sizeof(float));
-    if (info(m).lower == 0) assert_memory_equal(out, whole, BYTES);
+    if (moe_info(m).lower == 0) assert_memory_equal(out, whole, BYTES);
     cot_model_close(&m);
     /* Guesses bring in the experts themselves. */
     m = open_file(tiers, COT_RESIDENCY_STREAM, "miss", "last");
     uint64_t before = 0, share[3];
     for (int r = 0; r < 3; r++) {
-        OK(say(m, 1, out, &err));
-        i = info(m);
+        OK(moe_say(m, 1, out, &err));
+        i = moe_info(m);
         share[r] = i.lower - before;
         before = i.lower;
     }
@@ -182,9 +142,9 @@ static void a_miss_takes_the_lower(void **state) {
     cot_model_close(&m);
     /* Where nothing streams, nothing is missed. */
     m = open_file(tiers, COT_RESIDENCY_MMAP, "miss", NULL);
-    OK(say(m, 1, out, &err));
+    OK(moe_say(m, 1, out, &err));
     assert_memory_equal(out, exact, BYTES);
-    assert_int_equal(info(m).lower, 0);
+    assert_int_equal(moe_info(m).lower, 0);
     cot_model_close(&m);
     free(low), free(exact), free(out), free(whole);
 }
@@ -202,15 +162,15 @@ static void a_small_cache_holds_both(void **state) {
     so.n_threads = 1;
     OK(cot_session_create(&s, m, &so, &err));
     for (int k = 0; k < 3; k++) {
-        OK(cot_model_set_memory(m, info(m).smallest + (uint64_t)k * (1 << 20), &err));
-        keep kept = {out, 0};
+        OK(cot_model_set_memory(m, moe_info(m).smallest + (uint64_t)k * (1 << 20), &err));
+        moe_keep kept = {out, 0};
         for (int at = 0; at < TOKENS; at++) {
             cot_row row = {at % VOCAB, 0, COT_ROLE_GENERATED, true};
-            OK(cot_forward(s, &row, 1, take, &kept, &err));
+            OK(cot_forward(s, &row, 1, moe_take, &kept, &err));
         }
         cot_session_free(&s);
         OK(cot_session_create(&s, m, &so, &err));
-        cot_residency_info i = info(m);
+        cot_residency_info i = moe_info(m);
         assert_true(i.expert_bytes <= i.expert_capacity);
         assert_true(i.lower > 0);
     }
@@ -254,7 +214,7 @@ static void repacked_is_the_same(void **state) {
             cot_model_defaults(&mo);
             mo.repack = true;
             OK(cot_model_open(&m, file[1], &mo, &err));
-            OK(say(m, 10, have, &err));
+            OK(moe_say(m, 10, have, &err));
             assert_memory_equal(have, want, BYTES);
             cot_model_close(&m);
             free(have);
