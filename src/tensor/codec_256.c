@@ -229,14 +229,20 @@ static float fit_symmetric(const float *x, const float *importance, int most) {
     return best;
 }
 
+/* The scales of all sub-blocks of 16, and the one that is largest in magnitude. */
+static float fit_all(const float *x, const float *importance, int most, float scale[16]) {
+    float big = 0;
+    for (int i = 0; i < 16; i++) {
+        scale[i] = fit_symmetric(x + 16 * i, importance ? importance + 16 * i : NULL, most);
+        if (fabsf(scale[i]) > fabsf(big)) big = scale[i];
+    }
+    return big;
+}
+
 COT_ENCODER(q6_k) {
     for (uint8_t *p = dst; n > 0;
          n -= 256, p += 210, src += 256, importance = importance ? importance + 256 : NULL) {
-        float scale[16], big = 0;
-        for (int i = 0; i < 16; i++) {
-            scale[i] = fit_symmetric(src + 16 * i, importance ? importance + 16 * i : NULL, 32);
-            if (fabsf(scale[i]) > fabsf(big)) big = scale[i];
-        }
+        float scale[16], big = fit_all(src, importance, 32, scale);
         memset(p, 0, 210);
         if (big == 0) continue;
         cot__half_put(p + 208, big / -128);
@@ -262,11 +268,7 @@ COT_ENCODER(q6_k) {
 COT_ENCODER(q3_k) {
     for (uint8_t *p = dst; n > 0;
          n -= 256, p += 110, src += 256, importance = importance ? importance + 256 : NULL) {
-        float scale[16], big = 0;
-        for (int i = 0; i < 16; i++) {
-            scale[i] = fit_symmetric(src + 16 * i, importance ? importance + 16 * i : NULL, 4);
-            if (fabsf(scale[i]) > fabsf(big)) big = scale[i];
-        }
+        float scale[16], big = fit_all(src, importance, 4, scale);
         memset(p, 0, 110);
         if (big == 0) continue;
         cot__half_put(p + 108, big / -32);
