@@ -31,7 +31,7 @@ struct cot__aio {
     list urgent, low;
     int in_flight, low_in_flight, window;
     atomic_ullong ended;
-    bool ring_on, reaping, unsubmitted, stop;
+    bool ring_on, reaping, unsubmitted, held, stop;
     struct io_uring ring;
     pthread_t *workers;
     int n_workers;
@@ -279,6 +279,7 @@ void cot__aio_free(cot__aio **aio) {
 
 /* Starts what may start. With the lock held. */
 static void pump(cot__aio *a) {
+    if (a->held) return;
     if (a->ring_on) fill_ring(a);
     else if (a->n_workers) pthread_cond_broadcast(&a->work);
     else
@@ -292,6 +293,19 @@ void cot__aio_submit(cot__aio *a, cot__read *reads, int n, bool urgent) {
         put(urgent ? &a->urgent : &a->low, &reads[i], false);
         reads[i].urgent = urgent;
     }
+    pump(a);
+    pthread_mutex_unlock(&a->lock);
+}
+
+void cot__aio_hold(cot__aio *a) {
+    pthread_mutex_lock(&a->lock);
+    a->held = true;
+    pthread_mutex_unlock(&a->lock);
+}
+
+void cot__aio_start(cot__aio *a) {
+    pthread_mutex_lock(&a->lock);
+    a->held = false;
     pump(a);
     pthread_mutex_unlock(&a->lock);
 }

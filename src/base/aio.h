@@ -50,6 +50,10 @@ void cot__aio_free(cot__aio **aio);
  * in the way for long (cot__aio_window; default 8). Never fails, never waits: what cannot be read says so to
  * done. Thread-safe, as are all below. */
 void cot__aio_submit(cot__aio *aio, cot__read *reads, int n, bool urgent);
+/* From hold to start what is submitted or promoted waits, to be given to the system in one call; a poll or a
+ * wait by another thread may start it before. */
+void cot__aio_hold(cot__aio *aio);
+void cot__aio_start(cot__aio *aio);
 void cot__aio_window(cot__aio *aio, int window);
 /* Makes a queued read urgent; one that is in flight or done stays as it is. */
 void cot__aio_promote(cot__aio *aio, cot__read *read);

@@ -34,7 +34,7 @@ struct cot__pool {
     _Atomic(void *) arg;
     atomic_size_t items;
     atomic_int sleepers;
-    atomic_bool stop;
+    atomic_bool stop, rest; /* rest: no spinning until the next job */
     pthread_mutex_t lock;
     pthread_cond_t wake;
     worker *workers; /* [0] stands for the caller */
@@ -74,6 +74,7 @@ static unsigned await_job(cot__pool *p, unsigned seen) {
     for (int i = 0; i < JOB_SPINS + YIELDS; i++) {
         unsigned long long t = atomic_load_explicit(&p->ticket, memory_order_acquire);
         if ((unsigned)(t >> 32) != seen && (t & CLOSED) != CLOSED) return (unsigned)(t >> 32);
+        if (atomic_load_explicit(&p->rest, memory_order_relaxed)) break;
         if (i < JOB_SPINS) relax();
         else sched_yield();
     }
@@ -214,6 +215,7 @@ void cot__pool_run(cot__pool *p, cot__pool_fn *fn, void *arg, size_t items) {
     }
     unsigned number = (unsigned)(atomic_load_explicit(&p->ticket, memory_order_relaxed) >> 32) + 1;
     atomic_store(&p->ticket, (unsigned long long)number << 32 | CLOSED);
+    atomic_store_explicit(&p->rest, false, memory_order_relaxed);
     atomic_store_explicit(&p->fn, fn, memory_order_release);
     atomic_store_explicit(&p->arg, arg, memory_order_release);
     atomic_store_explicit(&p->items, items, memory_order_release);
@@ -222,6 +224,10 @@ void cot__pool_run(cot__pool *p, cot__pool_fn *fn, void *arg, size_t items) {
     wake_sleepers(p);
     work(p, number, 0);
     await_done(p, items);
+}
+
+void cot__pool_rest(cot__pool *p) {
+    if (p) atomic_store_explicit(&p->rest, true, memory_order_relaxed);
 }
 
 double cot__now(void) {

@@ -17,6 +17,11 @@ int cot__pool_threads(const cot__pool *pool);
  * pool == NULL runs in the caller. No allocation, no lock on the hot path. */
 void cot__pool_run(cot__pool *pool, cot__pool_fn *fn, void *arg, size_t items);
 
+/* Between jobs, by the thread that runs them, before it waits for something else (a disk): workers sleep at
+ * once instead of spinning until the next job. On a machine that counts their time, and on a virtual one whose
+ * devices are worked by the same cores, the spinning would slow what is waited for. pool == NULL is allowed. */
+void cot__pool_rest(cot__pool *pool);
+
 /* Around a stretch of jobs, such as one forward pass, by the thread that runs them; NULL is allowed, nesting
  * is not. With COTERIE_BIND=1 in the environment each thread of a pool gets a CPU of its own: the workers for
  * good, the calling thread from enter to leave only (its own mask comes back). Off by default: on machines

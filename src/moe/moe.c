@@ -100,7 +100,7 @@ static cot_status all_resident(cot__ops *c, const cot__moe *m, cot__store *store
     int which[MOST], k, n = inv->n;
     COT_TRY(cot__store_acquire(store, m->bank, inv->ids, inv->n, NULL, &lease, err));
     cot_status s;
-    while ((s = cot__lease_take(&lease, which, MOST, &k, err)) == COT_OK && k > 0)
+    while ((s = cot__lease_take(&lease, which, MOST, &k, c->pool, err)) == COT_OK && k > 0)
         for (int i = 0; i < k; i++) inv->groups[which[i]].expert = cot__lease_expert(&lease, which[i]);
     if (shared) inv->groups[n++] = *shared;
     if (s == COT_OK) s = cot__experts_compute(c, &m->ffn, inv->groups, n, x, out, out_stride, err);

@@ -94,7 +94,7 @@ static cot_status run_window(cot__ops *c, const cot__moe *m, cot__store *store, 
     int which[AT_ONCE], k = 0;
     cot_status s;
     w->computed = 0;
-    while ((s = cot__lease_take(lease, which, AT_ONCE, &k, err)) == COT_OK && k > 0) {
+    while ((s = cot__lease_take(lease, which, AT_ONCE, &k, c->pool, err)) == COT_OK && k > 0) {
         s = compute(c, m, lease, w, which, k, x, err);
         if (s != COT_OK) break;
         cot__lease_done(lease, which, k);

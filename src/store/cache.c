@@ -1,5 +1,5 @@
 /* Owns: the list of residents and the retention policies, each a score. The scan over all residents for a
- * victim costs microseconds beside a read of a megabyte. */
+ * victim looks at little more than a row of numbers: it is made once for each expert that is read. */
 #include "store/cache.h"
 
 #include <math.h>
@@ -37,6 +37,9 @@ static cot_status grow(cot__cache *c, int32_t n, cot_error *err) {
         int32_t *r = cot__realloc_array(c->resident, cap, sizeof *r);
         if (!r) return cot__fail_memory(err, cap * sizeof *r);
         c->resident = r;
+        double *k = cot__realloc_array(c->key, cap, sizeof *k);
+        if (!k) return cot__fail_memory(err, cap * sizeof *k);
+        c->key = k;
         c->cap = (int32_t)(cap > INT32_MAX ? INT32_MAX : cap);
     }
     int32_t *f = cot__realloc_array(c->first, banks + 2, sizeof *f);
@@ -76,6 +79,7 @@ void cot__cache_drop(cot__cache *c, int32_t model) {
 void cot__cache_free(cot__cache *c) {
     cot__free(c->entry);
     cot__free(c->resident);
+    cot__free(c->key);
     cot__free(c->first);
     cot__free(c->place);
     cot__free(c->model);
@@ -97,6 +101,17 @@ void cot__cache_turn(cot__cache *c, int32_t bank, bool sweep) {
     c->turn_clock = c->clock;
 }
 
+/* Scores that only a use changes. */
+static bool lasting(const cot__cache *c) {
+    return c->retention == COT__RETAIN_LRU || c->retention == COT__RETAIN_LFU ||
+           c->retention == COT__RETAIN_DECAY;
+}
+static double lasting_score(const cot__cache *c, const cot__cached *e) {
+    return c->retention == COT__RETAIN_LFU     ? (double)e->uses
+           : c->retention == COT__RETAIN_DECAY ? e->rank
+                                               : (double)e->last;
+}
+
 void cot__cache_use(cot__cache *c, int32_t i) {
     cot__cached *e = &c->entry[i];
     double now = (double)c->pass / COT__HALF_LIFE, before = e->uses ? exp2(e->rank - now) : 0;
@@ -105,10 +120,12 @@ void cot__cache_use(cot__cache *c, int32_t i) {
     e->rank = log2(before + 1) + now;
     if (e->hinted) c->hinted_pages -= e->pages;
     e->hinted = false;
+    if (e->place >= 0) c->key[e->place] = lasting_score(c, e);
 }
 
 void cot__cache_insert(cot__cache *c, int32_t i) {
     c->entry[i].place = c->n_resident;
+    c->key[c->n_resident] = lasting_score(c, &c->entry[i]);
     c->resident[c->n_resident++] = i;
     c->pages += c->entry[i].pages;
     if (c->entry[i].hinted) c->hinted_pages += c->entry[i].pages;
@@ -118,6 +135,7 @@ void cot__cache_remove(cot__cache *c, int32_t i) {
     cot__cached *e = &c->entry[i];
     int32_t last = c->resident[--c->n_resident];
     c->resident[e->place] = last;
+    c->key[e->place] = c->key[c->n_resident];
     c->entry[last].place = e->place;
     e->place = -1;
     c->pages -= e->pages;
@@ -143,12 +161,10 @@ static double expected_distance(const cot__cache *c, const cot__cached *e) {
 
 static double score(const cot__cache *c, const cot__cached *e) {
     switch (c->retention) {
-    case COT__RETAIN_LFU: return (double)e->uses;
-    case COT__RETAIN_DECAY: return e->rank;
     case COT__RETAIN_LAYER: return -(double)cot__cache_distance(c, e->bank);
     case COT__RETAIN_DEMAND: return -expected_distance(c, e);
     case COT__RETAIN_ORACLE: return e->next_use == UINT64_MAX ? -INFINITY : -(double)e->next_use;
-    default: return (double)e->last;
+    default: return lasting_score(c, e);
     }
 }
 
@@ -161,11 +177,13 @@ static double sweep_score(const cot__cache *c, const cot__cached *e) {
 static int32_t lowest(const cot__cache *c, uint32_t pages, bool hinted_too) {
     int32_t best = -1;
     double least = 0;
+    const double *key = lasting(c) && !c->sweep ? c->key : NULL;
     for (int32_t k = 0; k < c->n_resident; k++) {
+        if (key && best >= 0 && key[k] > least) continue;
         int32_t i = c->resident[k];
         const cot__cached *e = &c->entry[i], *b = best >= 0 ? &c->entry[best] : NULL;
         if (e->leases > 0 || (e->hinted && !hinted_too) || (pages && e->pages != pages)) continue;
-        double s = c->sweep ? sweep_score(c, e) : score(c, e);
+        double s = key ? key[k] : c->sweep ? sweep_score(c, e) : score(c, e);
         if (b && s > least) continue;
         if (b && s == least) {
             bool by_rank = !c->sweep && c->retention == COT__RETAIN_LAYER;

@@ -47,6 +47,7 @@ typedef struct cot__cache {
     cot__cached *entry;
     int32_t n, cap;
     int32_t *resident; /* numbers of the residents, in no order */
+    double *key;       /* their scores, where time alone does not change those: in one row, for the search */
     int32_t n_resident;
     uint64_t pages, hinted_pages; /* of the residents; of those that wait for their first use */
     uint64_t clock, pass;         /* uses so far; times that the layers came round */

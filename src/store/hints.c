@@ -69,10 +69,11 @@ void cot__stream_adjust(cot__stream *s) {
 
 void cot__stream_pump(cot__stream *s) {
     if (s->starved) return;
+    cot__aio_hold(s->aio);
     grant(s, s->certain, &s->n_certain, NULL);
-    if (s->n_certain) return;
-    if (s->cache.sweep) read_ahead(s);
-    else if (s->n_urgent == 0) grant(s, s->guess, &s->n_guess, &s->credit);
+    if (s->n_certain == 0 && s->cache.sweep) read_ahead(s);
+    else if (s->n_certain == 0 && s->n_urgent == 0) grant(s, s->guess, &s->n_guess, &s->credit);
+    cot__aio_start(s->aio);
 }
 
 /* Guesses about a bank are over when its turn has come. */

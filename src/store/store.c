@@ -173,8 +173,8 @@ cot_status cot__store_acquire(cot__store *s, int bank, const int32_t *ids, int n
     return cot__stream_acquire(s->stream, lease, err);
 }
 
-cot_status cot__lease_take(cot__lease *l, int *which, int most, int *n, cot_error *err) {
-    if (l->store) return cot__stream_take(l->store->stream, l, which, most, n, err);
+cot_status cot__lease_take(cot__lease *l, int *which, int most, int *n, cot__pool *pool, cot_error *err) {
+    if (l->store) return cot__stream_take(l->store->stream, l, which, most, n, pool, err);
     for (*n = 0; *n < most && l->handed < l->n;) which[(*n)++] = l->handed++;
     return COT_OK;
 }

@@ -10,6 +10,7 @@
 #define COT_STORE_H
 
 #include "base/aio.h"
+#include "base/pool.h"
 #include "format/tensors.h"
 #include "store/cache.h"
 #include "tensor/view.h"
@@ -129,8 +130,9 @@ cot_status cot__store_acquire(cot__store *store, int bank, const int32_t *ids, i
                               cot__lease *lease, cot_error *err);
 /* Indices into ids of experts that are ready, each handed over once, at most `most` of them; *n == 0: all
  * were handed over. Waits until there is one; where slots are few, only what was given back makes room, so
- * give back before the next take. A failed read is the error of the lease that needed it. */
-cot_status cot__lease_take(cot__lease *lease, int *which, int most, int *n, cot_error *err);
+ * give back before the next take. The caller's pool (or NULL) rests meanwhile. A failed read is the error of
+ * the lease that needed it. */
+cot_status cot__lease_take(cot__lease *lease, int *which, int most, int *n, cot__pool *pool, cot_error *err);
 enum { COT__LOWER = 8 }; /* in a state: it is the lower precision */
 static inline const cot__expert *cot__lease_expert(const cot__lease *lease, int i) {
     bool lower = lease->lower_at && lease->state[i] & COT__LOWER;

@@ -295,23 +295,21 @@ static int32_t number(const cot__lease *l, int at) {
 
 /* Asks for what the lease misses, as far as there is room. */
 static cot_status ask(cot__stream *s, cot__lease *l, cot_error *err) {
-    s->starved = false;
+    cot_status st = COT_OK;
+    cot__aio_hold(s->aio);
     for (int a = 0; l->missing > 0 && a < l->n; a++) {
         if (state_of(l, a) != MISSING) continue;
         int32_t i = number(l, a);
         if (s->slot[i] && s->slot[i]->loading_at >= 0 && atomic_load(&s->slot[i]->error))
             continue; /* soon gone */
-        if (!s->slot[i]) {
-            cot_status st = cot__stream_load(s, i, false, err);
-            s->starved = st == COT_LIMIT;
-            if (s->starved) return COT_OK; /* later */
-            if (st != COT_OK) return st;
-        }
+        if (!s->slot[i] && (st = cot__stream_load(s, i, false, err)) != COT_OK) break;
         s->cache.entry[i].leases++;
         set_state(l, a, PINNED);
         l->missing--;
     }
-    return COT_OK;
+    cot__aio_start(s->aio);
+    s->starved = st == COT_LIMIT;
+    return s->starved ? COT_OK : st; /* later, then */
 }
 
 static bool at_hand(const cot__stream *s, int32_t i) {
@@ -336,6 +334,7 @@ cot_status cot__stream_acquire(cot__stream *s, cot__lease *l, cot_error *err) {
     pthread_mutex_lock(&s->lock);
     cot__aio_poll(s->aio);
     notice(s);
+    cot__aio_hold(s->aio); /* what is promoted starts with what is asked for */
     l->missing = l->n;
     b->stats.acquired += (uint64_t)l->n;
     for (int a = 0; a < l->n; a++) { /* what is here first, lest it make room for the rest */
@@ -404,7 +403,8 @@ static cot_status collect(cot__stream *s, cot__lease *l, int *which, int most, i
     return COT_OK;
 }
 
-cot_status cot__stream_take(cot__stream *s, cot__lease *l, int *which, int most, int *n, cot_error *err) {
+cot_status cot__stream_take(cot__stream *s, cot__lease *l, int *which, int most, int *n, cot__pool *pool,
+                            cot_error *err) {
     cot__bank *b = l->store->banks[l->bank_number];
     bool pending = false;
     *n = 0;
@@ -421,6 +421,7 @@ cot_status cot__stream_take(cot__stream *s, cot__lease *l, int *which, int most,
             return st;
         }
         double t = cot__now();
+        cot__pool_rest(pool);
         if (s->n_loading > 0) {
             pthread_mutex_unlock(&s->lock);
             cot__aio_wait(s->aio, seen);

@@ -158,7 +158,8 @@ static inline cot__bank *cot__stream_bank(const cot__stream *s, int32_t i) {
     return s->bank[s->cache.entry[i].bank];
 }
 cot_status cot__stream_acquire(cot__stream *s, cot__lease *lease, cot_error *err);
-cot_status cot__stream_take(cot__stream *s, cot__lease *lease, int *which, int most, int *n, cot_error *err);
+cot_status cot__stream_take(cot__stream *s, cot__lease *lease, int *which, int most, int *n, cot__pool *pool,
+                            cot_error *err);
 void cot__stream_done(cot__stream *s, cot__lease *lease, const int *which, int n);
 void cot__stream_release(cot__stream *s, cot__lease *lease);
 /* hints.c, with the lock held: starts reads for hints where nothing urgent is under way. */

@@ -47,7 +47,7 @@ static cot_status pass_layer(cot__store *s, int bank, const int32_t *ids, int n,
     int which[BANK_EXPERTS], k, all = 0;
     COT_TRY(cot__store_acquire(s, bank, ids, n, state, &lease, err));
     cot_status st;
-    while ((st = cot__lease_take(&lease, which, most, &k, err)) == COT_OK && k > 0) {
+    while ((st = cot__lease_take(&lease, which, most, &k, NULL, err)) == COT_OK && k > 0) {
         assert_true(k <= most);
         for (int j = 0; j < k; j++) {
             assert_false(seen[which[j]]);
@@ -363,7 +363,7 @@ static void changed_files_are_noticed(void **state) {
     cot__lease lease;
     int which[1], k;
     assert_int_equal(cot__store_acquire(s, BANK_LAYERS - 1, ids, 1, room, &lease, &err), COT_OK);
-    assert_int_equal(cot__lease_take(&lease, which, 1, &k, &err), COT_IO);
+    assert_int_equal(cot__lease_take(&lease, which, 1, &k, NULL, &err), COT_IO);
     assert_non_null(strstr(err.message, "cut"));
     cot__store_release(s, &lease);
     cot__store_free(&s);
