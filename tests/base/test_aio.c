@@ -146,6 +146,34 @@ static void every_way_gives_the_bytes(void **state) {
     cot__fault_set(COT__FAULT_SHORT, 0);
 }
 
+/* What is held starts together. */
+static void held_reads_wait(void **state) {
+    (void)state;
+    for (int w = 0; w < WAYS; w++) {
+        cot__file *f = NULL;
+        cot__aio *a = NULL;
+        assert_int_equal(cot__file_open(&f, path, NULL), COT_OK);
+        if (create(&a, &ways[w])) {
+            cot__aio_stats s;
+            batch *b = make_batch(f, 3);
+            cot__aio_hold(a);
+            cot__aio_submit(a, b->read, READS / 2, true);
+            cot__aio_submit(a, b->read + READS / 2, READS - READS / 2, false);
+            cot__aio_promote(a, &b->read[READS - 1]);
+            cot__aio_get_stats(a, &s);
+            assert_int_equal(s.reads, 0);
+            cot__aio_start(a);
+            cot__aio_get_stats(a, &s);
+            if (strcmp(cot__aio_name(a), "io_uring") == 0) assert_true(s.reads > 0);
+            await(a, b, READS);
+            for (int i = 0; i < READS; i++) check_bytes(b, i);
+            free_batch(b);
+        }
+        cot__aio_free(&a);
+        cot__file_close(&f);
+    }
+}
+
 /* One read fails: its owner hears of it, the others arrive. */
 static void a_failing_read_says_so(void **state) {
     (void)state;
@@ -301,6 +329,7 @@ static void allocations(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_way_gives_the_bytes),
+        cmocka_unit_test(held_reads_wait),
         cmocka_unit_test(a_failing_read_says_so),
         cmocka_unit_test(a_shortened_file_says_so),
         cmocka_unit_test(io_uring_may_be_refused),

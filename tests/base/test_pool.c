@@ -72,6 +72,20 @@ static void many_small_jobs_with_pauses(void **state) {
     cot__pool_free(&p);
 }
 
+/* Workers that were sent to sleep take part in the next job, whenever it comes. */
+static void rest_loses_no_job(void **state) {
+    cot__pool *p = NULL;
+    assert_int_equal(cot__pool_create(&p, 4, NULL), COT_OK);
+    cot__pool_rest(NULL);
+    for (uint64_t i = 0; i < 300; i++) {
+        run_and_check(p, 40, i);
+        cot__pool_rest(p);
+        if (i % 3 == 0) nanosleep(&(struct timespec){.tv_nsec = (long)(i * 700)}, NULL);
+    }
+    cot__pool_rest(p);
+    cot__pool_free(&p);
+}
+
 static void refused_threads_are_done_without(void **state) {
     for (uint64_t nth = 1; nth <= 3; nth++) {
         cot__pool *p = NULL;
@@ -187,6 +201,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_item_runs_once),
         cmocka_unit_test(many_small_jobs_with_pauses),
+        cmocka_unit_test(rest_loses_no_job),
         cmocka_unit_test(refused_threads_are_done_without),
         cmocka_unit_test(bad_counts_and_no_memory),
         cmocka_unit_test(an_idle_pool_costs_nothing),
