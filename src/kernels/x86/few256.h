@@ -7,7 +7,7 @@
 
 enum {
     FEW = 4,    /* most tokens */
-    AHEAD = 512 /* bytes: reading goes on while the products of several tokens are made */
+    AHEAD = 512 /* bytes, with AVX-512: reading goes on while the products of several tokens are made */
 };
 
 /* What four blocks have besides their values. */
@@ -97,12 +97,15 @@ COT_ALWAYS void scale_words(bool fine, const heads256 *h, int j, wide out[PARTS]
 #endif
 }
 
-/* Integer sum of a block, in lanes. */
-COT_ALWAYS wide block_sum(const kind256 *k, const wide q[PARTS], const wide scale[PARTS], const int8_t *y) {
+/* Integer sum of a block, in lanes; meanwhile, what comes after the four blocks at p, of which this is block
+ * j, is fetched (p not NULL). */
+COT_ALWAYS wide block_sum(const kind256 *k, const wide q[PARTS], const wide scale[PARTS], const int8_t *y,
+                          const uint8_t *p, int j) {
     wide s = w_zero();
 #pragma GCC unroll 8
     for (int z = 0; z < PARTS; z++) {
         wide v = w_load(y + WIDE * z);
+        if (p) fetch_part(p, 4 * k->bytes, j * PARTS + z, 4 * PARTS);
         if (k->most) s = w_dot16(s, w_maddubs(q[z], v), scale[z]);
 #ifdef __AVX512F__
         else { /* bytes too large for the sums of two in 16 bits */
@@ -112,6 +115,7 @@ COT_ALWAYS wide block_sum(const kind256 *k, const wide q[PARTS], const wide scal
 #else
         else s = w_dot16(s, w_maddubs(_mm256_abs_epi8(q[z]), _mm256_sign_epi8(v, q[z])), scale[z]);
 #endif
+        w_in_order(s);
     }
     return s;
 }
@@ -155,10 +159,10 @@ COT_ALWAYS void few256_blocks(const kind256 *k, const uint8_t *p, int64_t i, int
             continue;
         }
         k->unpack(p + j * k->bytes, q);
-        for (int at = 0; at < k->bytes; at += 64)
+        for (int at = 0; at < k->bytes && WIDE == 64; at += 64)
             _mm_prefetch((const char *)p + j * k->bytes + AHEAD + at, _MM_HINT_T0);
         scale_words(k->fine, &h, j, scale);
-        for (int t = 0; t < n; t++) s[t][j] = block_sum(k, q, scale, a[t][i].q[j]);
+        for (int t = 0; t < n; t++) s[t][j] = block_sum(k, q, scale, a[t][i].q[j], t ? NULL : p, j);
     }
     for (int t = 0; t < n; t++) {
         const cot__q8_256 *y = a[t] + i;

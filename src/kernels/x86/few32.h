@@ -43,7 +43,11 @@ COT_ALWAYS void few32_blocks(const kind32 *k, const uint8_t *p, int64_t i, int m
         }
         __m256i q = k->unpack(p + j * k->bytes);
         if (lifted(k)) q = _mm256_xor_si256(q, _mm256_set1_epi8((char)0x80));
-        for (int t = 0; t < n; t++) s[t][j] = dot32(k, q, a[t][i].q + 32 * j);
+        fetch_part(p, 8 * k->bytes, j, 8);
+        for (int t = 0; t < n; t++) {
+            s[t][j] = dot32(k, q, a[t][i].q + 32 * j);
+            w_in_order(s[t][j]);
+        }
     }
     for (int t = 0; t < n; t++) {
         const cot__q8_32 *y = a[t] + i;

@@ -39,100 +39,124 @@ COT_ALWAYS wide together_scaled(wide s, wide part, wide scale, int j) {
 #endif
 }
 
-/* A block of LANES rows, whose first dwords are at p, with n tokens. */
+/* A block of 16 rows at p with n tokens; acc: of its LANES rows each. Whole lines are used up at once. */
 COT_ALWAYS void together_block(const kind256 *k, const uint8_t *p,
                                const cot__q8_256 *const y[TOGETHER_TOKENS], int b, int n,
-                               widef acc[TOGETHER_TOKENS]) {
+                               widef acc[PARTS_OF][4][TOGETHER_TOKENS]) {
     const bool five = k->most == 31;
     const uint8_t *q = p + (five ? 12 : 4) * DWORD, *bits = p + 4 * DWORD;
     const wide low = w_all8(15), one = w_all8(1);
-    wide h[4], s[TOGETHER_TOKENS], m[TOGETHER_TOKENS];
-    heads_together x;
-    for (int e = 0; e < 4; e++) h[e] = w_load(p + e * DWORD);
-    heads_of(h, &x);
-    for (int t = 0; t < n; t++) s[t] = m[t] = w_zero();
+    wide s[PARTS_OF][TOGETHER_TOKENS], m[PARTS_OF][TOGETHER_TOKENS];
+    heads_together x[PARTS_OF];
+    for (int l = 0; l < PARTS_OF; l++) {
+        wide h[4];
+        for (int e = 0; e < 4; e++) h[e] = w_load(p + e * DWORD + l * WIDE);
+        heads_of(h, &x[l]);
+        for (int t = 0; t < n; t++) s[l][t] = m[l][t] = w_zero();
+    }
 #pragma GCC unroll 4
     for (int g = 0; g < 4; g++) { /* sub-blocks 2 g, in the low halves of bytes, and 2 g + 1 */
-        wide first[TOGETHER_TOKENS], second[TOGETHER_TOKENS];
-        for (int t = 0; t < n; t++) first[t] = second[t] = w_zero();
+        wide first[PARTS_OF][TOGETHER_TOKENS], second[PARTS_OF][TOGETHER_TOKENS];
+        for (int l = 0; l < PARTS_OF; l++)
+            for (int t = 0; t < n; t++) first[l][t] = second[l][t] = w_zero();
 #pragma GCC unroll 8
         for (int c = 0; c < 8; c++) {
-            wide v = w_load(q + (8 * g + c) * DWORD), lo = w_and(v, low), hi = w_and(w_right16(v, 4), low);
-            if (five) {
-                wide top = w_load(bits + c * DWORD);
-                lo = w_or(lo, w_left16(w_and(w_right16(top, 2 * g), one), 4));
-                hi = w_or(hi, w_left16(w_and(w_right16(top, 2 * g + 1), one), 4));
+            fetch_part(p, k->bytes * COT__TOGETHER, 8 * g + c, 32);
+            for (int l = 0; l < PARTS_OF; l++) {
+                wide v = w_load(q + (8 * g + c) * DWORD + l * WIDE), lo = w_and(v, low),
+                     hi = w_and(w_right16(v, 4), low);
+                if (five) {
+                    wide top = w_load(bits + c * DWORD + l * WIDE);
+                    lo = w_or(lo, w_left16(w_and(w_right16(top, 2 * g), one), 4));
+                    hi = w_or(hi, w_left16(w_and(w_right16(top, 2 * g + 1), one), 4));
+                }
+                for (int t = 0; t < n; t++) {
+                    const int8_t *u = y[t]->q[b] + 4 * c;
+                    first[l][t] = together_dot(first[l][t], lo, w_each32(u + 32 * cot__run_place(2 * g)));
+                    second[l][t] =
+                        together_dot(second[l][t], hi, w_each32(u + 32 * cot__run_place(2 * g + 1)));
+                    w_in_order(first[l][t]);
+                    w_in_order(second[l][t]);
+                }
             }
+        }
+        for (int l = 0; l < PARTS_OF; l++) {
+            wide least = bytes_of(x[l].min[g / 2], 2 * (g % 2), 128, 2 * (g % 2) + 1, 128);
             for (int t = 0; t < n; t++) {
-                first[t] =
-                    together_dot(first[t], lo, w_each32(y[t]->q[b] + 32 * cot__run_place(2 * g) + 4 * c));
-                second[t] = together_dot(second[t], hi,
-                                         w_each32(y[t]->q[b] + 32 * cot__run_place(2 * g + 1) + 4 * c));
+                s[l][t] = together_scaled(s[l][t], first[l][t], x[l].scale[g / 2], 2 * (g % 2));
+                s[l][t] = together_scaled(s[l][t], second[l][t], x[l].scale[g / 2], 2 * (g % 2) + 1);
+                m[l][t] = w_dot16(m[l][t], least, w_each32(y[t]->pairs[b] + 2 * g));
             }
         }
-        wide least = bytes_of(x.min[g / 2], 2 * (g % 2), 128, 2 * (g % 2) + 1, 128);
+    }
+    for (int l = 0; l < PARTS_OF; l++)
         for (int t = 0; t < n; t++) {
-            s[t] = together_scaled(s[t], first[t], x.scale[g / 2], 2 * (g % 2));
-            s[t] = together_scaled(s[t], second[t], x.scale[g / 2], 2 * (g % 2) + 1);
-            m[t] = w_dot16(m[t], least, w_each32(y[t]->pairs[b] + 2 * g));
+            widef yd = wf_all(y[t]->d[b]), *a = &acc[l][b][t];
+            *a = wf_fma(wf_of(s[l][t]), wf_mul(x[l].d, yd), *a);
+            *a = wf_fnma(wf_of(m[l][t]), wf_mul(x[l].dmin, yd), *a);
         }
-    }
-    for (int t = 0; t < n; t++) {
-        widef yd = wf_all(y[t]->d[b]);
-        acc[t] = wf_fma(wf_of(s[t]), wf_mul(x.d, yd), acc[t]);
-        acc[t] = wf_fnma(wf_of(m[t]), wf_mul(x.dmin, yd), acc[t]);
-    }
 }
 
-/* The same for Q6_K: block `base` of 16 rows, of which LANES from `first` on. */
-COT_ALWAYS void together_block6(const uint8_t *base, int first, const cot__q8_256 *const *y, int b, int n,
-                                widef *acc) {
+/* The same for Q6_K. */
+COT_ALWAYS void together_block6(const uint8_t *p, const cot__q8_256 *const *y, int b, int n,
+                                widef acc[PARTS_OF][4][TOGETHER_TOKENS]) {
     enum { STEP = WIDE == 64 ? 4 : 2 }; /* dwords whose sums of products the lanes hold */
-    wide s[TOGETHER_TOKENS], m[TOGETHER_TOKENS];
-    widef d = d6(base, first);
-    for (int t = 0; t < n; t++) s[t] = m[t] = w_zero();
+    wide s[PARTS_OF][TOGETHER_TOKENS], m[PARTS_OF][TOGETHER_TOKENS];
+    for (int l = 0; l < PARTS_OF; l++)
+        for (int t = 0; t < n; t++) s[l][t] = m[l][t] = w_zero();
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++)
 #pragma GCC unroll 4
         for (int c0 = 0; c0 < 8; c0 += STEP) {
-            wide part[4][TOGETHER_TOKENS];
-            for (int r = 0; r < 4; r++)
-                for (int t = 0; t < n; t++) part[r][t] = w_zero();
-#pragma GCC unroll 4
-            for (int c = c0; c < c0 + STEP; c++) {
-                wide q[4];
-                units6(base, first, half, c, q);
+            wide part[PARTS_OF][4][TOGETHER_TOKENS];
+            for (int l = 0; l < PARTS_OF; l++)
                 for (int r = 0; r < 4; r++)
-                    for (int t = 0; t < n; t++)
-                        part[r][t] =
-                            together_dot(part[r][t], q[r],
-                                         w_each32(y[t]->q[b] + 32 * cot__run_place(4 * half + r) + 4 * c));
-            }
+                    for (int t = 0; t < n; t++) part[l][r][t] = w_zero();
+#pragma GCC unroll 4
+            for (int c = c0; c < c0 + STEP; c++)
+                for (int l = 0; l < PARTS_OF; l++) {
+                    wide q[4];
+                    fetch_part(p, 210 * COT__TOGETHER, (8 * half + c) * PARTS_OF + l, 16 * PARTS_OF);
+                    units6(p, l * LANES, half, c, q);
+                    for (int r = 0; r < 4; r++)
+                        for (int t = 0; t < n; t++) {
+                            const int8_t *u = y[t]->q[b] + 32 * cot__run_place(4 * half + r) + 4 * c;
+                            part[l][r][t] = together_dot(part[l][r][t], q[r], w_each32(u));
+                        }
+                    w_in_order(part[l][0][0]);
+                }
 #pragma GCC unroll 4
             for (int r = 0; r < 4; r++) { /* sub-block 8 half + 2 r, or the one after it */
                 int sub = 8 * half + 2 * r + c0 / 4;
-                wide scale = scale6(scales6(base, first, sub / 4), sub % 4);
-                for (int t = 0; t < n; t++)
+                for (int l = 0; l < PARTS_OF; l++) {
+                    wide scale = scale6(scales6(p, l * LANES, sub / 4), sub % 4);
+                    for (int t = 0; t < n; t++)
 #ifdef __AVX512VNNI__
-                    s[t] = w_add32(s[t], _mm512_mullo_epi32(part[r][t], scale));
+                        s[l][t] = w_add32(s[l][t], _mm512_mullo_epi32(part[l][r][t], scale));
 #else
-                    s[t] = w_dot16(s[t], part[r][t], scale);
+                    {
+                        s[l][t] = w_dot16(s[l][t], part[l][r][t], scale);
+                        w_in_order(s[l][t]);
+                    }
 #endif
+                }
             }
         }
-    for (int j = 0; j < 8; j++) {
-        wide v = pair6(scales6(base, first, j / 2), j % 2);
-        for (int t = 0; t < n; t++) m[t] = w_dot16(m[t], v, w_each32(y[t]->sums[b] + 2 * j));
-    }
-    for (int t = 0; t < n; t++) {
-        wide sum = w_sub32(s[t], COT_WIDE(slli_epi32, m[t], 5));
-        acc[t] = wf_fma(wf_of(sum), wf_mul(d, wf_all(y[t]->d[b])), acc[t]);
+    for (int l = 0; l < PARTS_OF; l++) {
+        widef d = d6(p, l * LANES);
+        for (int j = 0; j < 8; j++) {
+            wide v = pair6(scales6(p, l * LANES, j / 2), j % 2);
+            for (int t = 0; t < n; t++) m[l][t] = w_dot16(m[l][t], v, w_each32(y[t]->sums[b] + 2 * j));
+        }
+        for (int t = 0; t < n; t++) {
+            wide sum = w_sub32(s[l][t], COT_WIDE(slli_epi32, m[l][t], 5));
+            acc[l][b][t] = wf_fma(wf_of(sum), wf_mul(d, wf_all(y[t]->d[b])), acc[l][b][t]);
+        }
     }
 }
 
 COT_ALWAYS void together256(const kind256 *k, const cot_view *w, int64_t r0, int64_t r1,
                             const cot__q8_256 *const *a, int n, float *const *out) {
-    enum { PARTS_OF = COT__TOGETHER / LANES };
     const int64_t blocks = w->cols / 256, bytes = (int64_t)k->bytes * COT__TOGETHER;
     for (int64_t r = r0; r < r1; r += COT__TOGETHER) {
         const uint8_t *p = cot__view_at(w, r);
@@ -145,9 +169,8 @@ COT_ALWAYS void together256(const kind256 *k, const cot_view *w, int64_t r0, int
             for (int64_t b = i; b < end; b++, p += bytes) {
                 const cot__q8_256 *y[TOGETHER_TOKENS];
                 for (int t = 0; t < n; t++) y[t] = a[t] + b / 4;
-                for (int l = 0; l < PARTS_OF; l++)
-                    if (k->k_head) together_block(k, p + l * WIDE, y, (int)(b % 4), n, acc[l][b % 4]);
-                    else together_block6(p, l * LANES, y, (int)(b % 4), n, acc[l][b % 4]);
+                if (k->k_head) together_block(k, p, y, (int)(b % 4), n, acc);
+                else together_block6(p, y, (int)(b % 4), n, acc);
             }
             for (int l = 0; l < PARTS_OF; l++)
                 for (int t = 0; t < n; t++) {

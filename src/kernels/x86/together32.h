@@ -5,13 +5,12 @@
 
 #include "kernels/x86/many32.h"
 
-/* What the processor fetches by itself is enough with one token, once the lines of a block are touched in
- * their order before it is used (25 becomes 29 GB/s); with more not enough. */
+/* With AVX-512, what the processor fetches by itself is enough with one token, once the lines of a block are
+ * touched in their order before it is used (25 becomes 29 GB/s); with more not enough. */
 enum { AHEAD32 = 8192 };
 
 COT_ALWAYS void together32(const kind32 *k, const cot_view *w, int64_t r0, int64_t r1,
                            const cot__q8_32 *const a[TOKENS], int n, float *const out[TOKENS]) {
-    enum { PARTS_OF = COT__TOGETHER / LANES };
     const int64_t blocks = w->cols / 32, bytes = (int64_t)k->bytes * COT__TOGETHER;
     for (int64_t r = r0; r < r1; r += COT__TOGETHER) {
         const uint8_t *p = cot__view_at(w, r);
@@ -23,11 +22,12 @@ COT_ALWAYS void together32(const kind32 *k, const cot_view *w, int64_t r0, int64
                     for (int t = 0; t < n; t++) acc[l][b][t] = wf_zero();
             for (int64_t b = i; b < end; b++, p += bytes) {
                 const cot__q8_32 *y[TOKENS];
-                for (int64_t at = 0; at < bytes; at += 64)
+                for (int64_t at = 0; at < bytes && WIDE == 64; at += 64)
                     if (n == 1) (void)*(const volatile uint8_t *)(p + at);
                     else _mm_prefetch((const char *)p + at + AHEAD32, _MM_HINT_T1);
                 for (int t = 0; t < n; t++) y[t] = a[t] + b / 8;
                 for (int first = 0; first < COT__TOGETHER; first += LANES) {
+                    fetch_part(p, (int)bytes, first / LANES, PARTS_OF);
                     widef d = scales_together(k, p, first, false);
                     widef m = k->m_at >= 0 ? scales_together(k, p, first, true) : d;
                     tile32_block(k, true, values_together(k, p, first), d, m, y, (int)(b % 8), n,

@@ -23,6 +23,7 @@ enum { LANES = WIDE / 4 }; /* 32-bit lanes */
 /* Rows that stand together (cot_view.together). */
 enum {
     DWORD = 4 * COT__TOGETHER,            /* four bytes of each row */
+    PARTS_OF = COT__TOGETHER / LANES,     /* vectors that hold a lane for each row */
     TOGETHER_TOKENS = WIDE == 64 ? 4 : 2, /* at a time */
     TOGETHER_MOST = WIDE == 64 ? 8 : 4    /* beyond, unpacking once for all tokens pays */
 };
@@ -173,6 +174,22 @@ COT_ALWAYS void interleave(const uint8_t *const row[LANES], size_t at, wide out[
     out[2] = COT_WIDE(unpacklo_epi64, b1, b3);
     out[3] = COT_WIDE(unpackhi_epi64, b1, b3);
 }
+
+/* Straight through memory, the 32-byte level must help the processor to fetch: each line once, in their
+ * order, and evenly over the work. Lines left out or fetched in bursts make it slower than no help. */
+enum { FETCH_AHEAD = 2048 };
+/* Part u of `of` of the n bytes at p. */
+COT_ALWAYS void fetch_part(const uint8_t *p, int n, int u, int of) {
+    for (int at = (n * u / of + 63) / 64 * 64; WIDE == 32 && at < n * (u + 1) / of; at += 64)
+        _mm_prefetch((const char *)p + FETCH_AHEAD + at, _MM_HINT_T0);
+}
+/* What stands before is done before what follows: a compiler that gathers loads and sums of a whole block has
+ * to spill them, and gathers the fetches. */
+#ifdef __AVX512F__
+#define w_in_order(x) ((void)0)
+#else
+#define w_in_order(x) __asm__ volatile("" : "+x"(x))
+#endif
 
 /* Walking through many rows side by side is what memory serves badly. So the rows to come are
  * fetched to the second-level cache a few lines at a time while the present ones are multiplied; the first
