@@ -179,6 +179,7 @@ COT_ALWAYS void tile256_sums(const kind256 *k, const tile256 *x, const cot__q8_2
                     wide u = w_each32(y[t]->q[b] + 4 * (j * groups + g));
                     u = k->most ? w_maddubs(v, u) : w_maddubs(_mm256_abs_epi8(v), _mm256_sign_epi8(u, v));
                     part[t] = g == g0 ? u : w_add16(part[t], u);
+                    w_in_order(part[t]);
                 }
             }
             for (int t = 0; t < n; t++) s[t] = w_dot16(s[t], part[t], scale);

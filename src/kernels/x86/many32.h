@@ -74,6 +74,7 @@ COT_ALWAYS void tile32_block(const kind32 *k, bool together, const uint8_t *q, w
                 wide u = w_each32(y[t]->q + 32 * b + 4 * g);
                 u = k->is_signed ? w_maddubs(_mm256_abs_epi8(v), _mm256_sign_epi8(u, v)) : w_maddubs(v, u);
                 part[t] = g == g0 ? u : w_add16(part[t], u);
+                w_in_order(part[t]);
             }
         }
         for (int t = 0; t < n; t++) s[t] = w_dot16(s[t], part[t], one);
