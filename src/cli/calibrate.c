@@ -125,14 +125,22 @@ static void machine_name(char *out, size_t n) {
     snprintf(out, n, "%s, %d cores, %s", name, cot__cpu_cores(), host);
 }
 
-/* …/coterie/machine.json; NULL: no folder is known. */
-static char *cache_file(bool make) {
+/* …/coterie/machine.json, of whatever model was measured last, or (m) machine-….json, of models whose experts
+ * have this shape, however many layers they have: how well a processor is used depends on it. NULL: no folder
+ * is known. */
+static char *cache_file(bool make, const cost_model *m) {
+    char leaf[128] = "machine.json";
+    double experts = m ? (double)m->info.n_sites * (double)m->info.n_experts : 0;
+    if (experts > 0)
+        snprintf(leaf, sizeof leaf, "machine-%lld-%lld-%lld-%.0f.json", (long long)m->info.n_embd,
+                 (long long)m->info.n_experts, (long long)m->info.n_experts_used,
+                 (double)m->info.bytes_experts / experts);
     const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     char *root = base && *base == '/' ? cot__strdup(base)
                  : home && *home      ? cot__path_join(home, ".cache")
                                       : NULL;
     char *folder = root ? cot__path_join(root, "coterie") : NULL,
-         *file = folder ? cot__path_join(folder, "machine.json") : NULL;
+         *file = folder ? cot__path_join(folder, leaf) : NULL;
     if (file && make) {
         (void)mkdir(root, 0700);
         (void)mkdir(folder, 0700);
@@ -154,8 +162,8 @@ static const struct {
     {"overlap_prompt", offsetof(cost_machine, overlap_prompt)},
 };
 
-bool cost_load(cost_machine *c, int threads, char *why, size_t n) {
-    char name[256], *file = cache_file(false);
+static bool load(cost_machine *c, const cost_model *m, int threads, char *why, size_t n) {
+    char name[256], *file = cache_file(false, m);
     const char *of = NULL;
     json_t *j = NULL;
     cot_error err = {0};
@@ -188,8 +196,12 @@ bool cost_load(cost_machine *c, int threads, char *why, size_t n) {
     return !*why;
 }
 
-cot_status cost_save(const cost_machine *c, int threads, char **path, cot_error *err) {
-    char name[256], *file = cache_file(true), *text;
+bool cost_load(cost_machine *c, const cost_model *m, int threads, char *why, size_t n) {
+    return load(c, m, threads, why, n) || load(c, NULL, threads, why, n);
+}
+
+static cot_status save(const cost_machine *c, const cost_model *m, int threads, char **path, cot_error *err) {
+    char name[256], *file = cache_file(true, m), *text;
     machine_name(name, sizeof name);
     if (!file) return cot__fail(err, COT_IO, NULL, "HOME", "is not set: nowhere to keep the calibration");
     json_t *j = json_pack("{s:i, s:s, s:i}", "coterie_machine", VERSION, "machine", name, "threads", threads);
@@ -212,4 +224,11 @@ cot_status cost_save(const cost_machine *c, int threads, char **path, cot_error 
     if (st == COT_OK) *path = file;
     else cot__free(file);
     return st;
+}
+
+cot_status cost_save(const cost_machine *c, const cost_model *m, int threads, char **path, cot_error *err) {
+    char *own = NULL;
+    COT_TRY(save(c, m, threads, &own, err));
+    cot__free(own);
+    return save(c, NULL, threads, path, err);
 }

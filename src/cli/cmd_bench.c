@@ -87,8 +87,8 @@ static cot_status once(cot_session *s, const cot_model *m, const plan *p, int64_
     return st;
 }
 
-/* Experts that a cache has room for are there before anything is timed: a first touch of memory is the system's
- * doing, and with few tokens it would be most of what is measured. */
+/* Experts that a cache has room for are there before anything is timed: a first touch of memory is the
+ * system's doing, and with few tokens it would be most of what is measured. */
 static cot_status fill(cot_session *s, const cot_model *m, const plan *p, int64_t vocab, const cli_common *c,
                        cot_error *err) {
     cot_residency_info r = cli_residency(m);
@@ -193,7 +193,7 @@ typedef struct expectation {
 static expectation expect(const plan *p, const figures *f, const machine_limits *l, int threads) {
     char why[512];
     cost_machine k = {.memory_gbs = l->memory_gbs, .gflops = l->gflops, COST_SHARES};
-    expectation e = {.calibrated = cost_load(&k, threads, why, sizeof why)};
+    expectation e = {.calibrated = cost_load(&k, &f->model, threads, why, sizeof why)};
     k.disk_gbs = f->disk_gbs;
     e.decode = cost_decode(&f->model, &k, p->batch);
     e.prefill = cost_prefill(&f->model, &k, p->prompt * p->batch, 512);
@@ -292,7 +292,8 @@ static int calibrate(const cli_common *c, const machine_limits *l, int threads, 
     *k = (cost_machine){.memory_gbs = l->memory_gbs, .gflops = l->gflops, COST_SHARES};
     k->disk_gbs = disk_rate(m, c);
     cot_status st = cost_measure(m, &so, k, &err);
-    if (st == COT_OK) st = cost_save(k, threads, path, &err);
+    cost_model model = cost_model_of(m);
+    if (st == COT_OK) st = cost_save(k, &model, threads, path, &err);
     cot_model_close(&m);
     return st == COT_OK ? -1 : cli_fail(&err);
 }

@@ -121,7 +121,9 @@ int cmd_plan(int argc, char **argv) {
     int threads = c.threads ? c.threads : cot__cpu_cores();
     char why[512];
     cost_machine k = {COST_SHARES};
-    bool known = cost_load(&k, threads, why, sizeof why);
+    if ((code = cli_open(&m, &c)) >= 0) return code;
+    cost_model model = cost_model_of(m);
+    bool known = cost_load(&k, &model, threads, why, sizeof why);
     if (!known) {
         machine_measure(&l, threads, false);
         k.memory_gbs = l.memory_gbs, k.gflops = l.gflops;
@@ -129,8 +131,7 @@ int cmd_plan(int argc, char **argv) {
             fprintf(stderr, "note: %s: shares are assumed; coterie bench --machine MODEL measures them\n",
                     why);
     }
-    if ((code = cli_open(&m, &c)) < 0)
-        code = report(m, &so, &k, run, known ? "as calibrated" : "(assumed)", prompt, batch, &c);
+    code = report(m, &so, &k, run, known ? "as calibrated" : "(assumed)", prompt, batch, &c);
     cot_model_close(&m);
     return code;
 }

@@ -46,11 +46,11 @@ cost_point cost_prefill(const cost_model *m, const cost_machine *c, int32_t rows
 cot_status cost_measure(const cot_model *m, const cot_session_options *so, cost_machine *c, cot_error *err);
 
 /* What was measured last on this machine with so many threads, kept in the user's cache folder
- * ($XDG_CACHE_HOME or ~/.cache, coterie/machine.json). load: false, and why in `why`, when there is none or
- * it is another machine's; the shares are left alone then. */
-bool cost_load(cost_machine *c, int threads, char *why, size_t n);
-cot_status cost_save(const cost_machine *c, int threads, char **path,
-                     cot_error *err); /* path: freed by cot__free */
+ * ($XDG_CACHE_HOME or ~/.cache): with experts of this model's shape (coterie/machine-….json) or, where there
+ * is no such, with any (coterie/machine.json). load: false, and why in `why`, when there is none or it is
+ * another machine's; the shares are left alone then. save: path (of the latter) is freed by cot__free. */
+bool cost_load(cost_machine *c, const cost_model *m, int threads, char *why, size_t n);
+cot_status cost_save(const cost_machine *c, const cost_model *m, int threads, char **path, cot_error *err);
 
 /* Direct reads of a model's file: so many bytes each, so many at once, for about a second. 0: not measurable.
  */

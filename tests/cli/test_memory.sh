@@ -79,6 +79,9 @@ grep -q '"shares": "as calibrated"' "$dir/out" || complain "plan does not read i
 bench --memory 64MiB --residency stream | grep -q '"calibrated": true.*"predicted_decode_tps": [0-9]' || complain "bench predicts nothing"
 sed -i 's/"threads": [0-9]*/"threads": 777/' "$kept"
 plan
+grep -q '"shares": "as calibrated"' "$dir/out" || complain "plan does not know the model's own calibration: $(cat "$dir/out")"
+rm "$dir"/cache/coterie/machine-*-*-*-*.json || complain "no calibration of the model's own"
+plan
 grep -q 'for 777 threads' "$dir/err" || complain "other threads: $(cat "$dir/err")"
 sed -i 's/"machine": "[^"]*"/"machine": "abacus"/' "$kept"
 plan
