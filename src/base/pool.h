@@ -18,8 +18,9 @@ int cot__pool_threads(const cot__pool *pool);
 void cot__pool_run(cot__pool *pool, cot__pool_fn *fn, void *arg, size_t items);
 
 /* Between jobs, by the thread that runs them, before it waits for something else (a disk): workers sleep at
- * once instead of spinning until the next job. On a machine that counts their time, and on a virtual one whose
- * devices are worked by the same cores, the spinning would slow what is waited for. pool == NULL is allowed. */
+ * once instead of spinning until the next job. On a machine that counts their time, and on a virtual one
+ * whose devices are worked by the same cores, the spinning would slow what is waited for. pool == NULL is
+ * allowed. */
 void cot__pool_rest(cot__pool *pool);
 
 /* Around a stretch of jobs, such as one forward pass, by the thread that runs them; NULL is allowed, nesting

@@ -199,14 +199,10 @@ static void bound_threads_have_cpus_of_their_own(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_item_runs_once),
-        cmocka_unit_test(many_small_jobs_with_pauses),
-        cmocka_unit_test(rest_loses_no_job),
-        cmocka_unit_test(refused_threads_are_done_without),
-        cmocka_unit_test(bad_counts_and_no_memory),
-        cmocka_unit_test(an_idle_pool_costs_nothing),
-        cmocka_unit_test(workers_take_no_signals),
-        cmocka_unit_test(bound_threads_have_cpus_of_their_own),
+        cmocka_unit_test(every_item_runs_once),     cmocka_unit_test(many_small_jobs_with_pauses),
+        cmocka_unit_test(rest_loses_no_job),        cmocka_unit_test(refused_threads_are_done_without),
+        cmocka_unit_test(bad_counts_and_no_memory), cmocka_unit_test(an_idle_pool_costs_nothing),
+        cmocka_unit_test(workers_take_no_signals),  cmocka_unit_test(bound_threads_have_cpus_of_their_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
