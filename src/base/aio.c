@@ -141,7 +141,6 @@ static void fill_ring(cot__aio *a) {
         struct io_uring_sqe *e = io_uring_get_sqe(&a->ring);
         io_uring_prep_read(e, fd, (char *)r->dst + r->got, (unsigned)bytes, r->offset + r->got);
         io_uring_sqe_set_data(e, r);
-        if (r->fresh) io_uring_sqe_set_flags(e, IOSQE_ASYNC);
         any = true;
     }
     if (any || a->unsubmitted) flush_ring(a);

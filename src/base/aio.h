@@ -32,7 +32,6 @@ typedef struct cot__read {
     size_t bytes;    /* room at dst; may reach beyond the end of the file */
     size_t need;     /* bytes that must arrive: fewer is a failure */
     void *dst;
-    bool fresh; /* dst was never touched: its pages come while the caller goes on */
     /* Called once, in any thread, after the last byte has arrived (error 0), or when the read failed (an
      * errno; ENODATA: the file is shorter than `need`). Must not call aio functions and must not wait. */
     void (*done)(struct cot__read *read, int error);

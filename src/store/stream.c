@@ -182,7 +182,6 @@ static cot_status take_slot(cot__stream *s, int32_t i, cot__slot **out, cot_erro
         k = cot__alloc_zero(1, sizeof *k);
         if (!k) return cot__fail_memory(err, sizeof *k);
         k->bytes = x->bytes;
-        k->fresh = true;
         k->memory = cot__slab_take(&s->slab, x->bytes);
     }
     if (k->cap_reads < x->n_segments) {
@@ -232,12 +231,10 @@ cot_status cot__stream_load(cot__stream *s, int32_t i, bool hint, cot_error *err
                                   .bytes = g->bytes,
                                   .need = g->need,
                                   .dst = k->memory + g->at,
-                                  .fresh = k->fresh,
                                   .done = on_read,
                                   .user = k};
         b->stats.bytes_read += g->need;
     }
-    k->fresh = false;
     s->slot[i] = k;
     s->cache.entry[i].hinted = hint;
     s->cache.entry[i].leases++; /* the arrival's own */

@@ -52,7 +52,6 @@ typedef struct cot__slot {
     int32_t expert;
     int loading_at; /* in the list of arriving slots; −1: arrived */
     bool hint;      /* asked for by a hint alone */
-    bool fresh;     /* nothing was read into it yet */
 } cot__slot;
 
 typedef struct cot__wish {
