@@ -89,16 +89,15 @@ static cot_status once(cot_session *s, const cot_model *m, const plan *p, int64_
 
 /* Experts that a cache has room for are there before anything is timed: a first touch of memory is the
  * system's doing, and with few tokens it would be most of what is measured. */
-static cot_status fill(cot_session *s, const cot_model *m, const plan *p, int64_t vocab, const cli_common *c,
-                       cot_error *err) {
+static cot_status fill(cot_session *s, const cot_model *m, const plan *p, int64_t vocab, cot_row *rows,
+                       const cli_common *c, cot_error *err) {
     cot_residency_info r = cli_residency(m);
     cot_status st = clear(s, p, err);
-    uint64_t before = 0, start = r.expert_bytes, room = 0;
+    uint64_t start = r.expert_bytes, room = 0;
     if (!r.io || !r.io[0]) return st;
     for (int i = 0, same = 0; st == COT_OK && i < MOST_FILLS && same < QUIET_FILLS; i++) {
-        cot_row row = {random_token(p, vocab, FILL_REP, i, 0), 0, COT_ROLE_GENERATED, false};
-        before = r.expert_bytes;
-        st = cot_forward(s, &row, 1, drop, NULL, err);
+        uint64_t before = r.expert_bytes;
+        st = feed(s, p, vocab, FILL_REP, i, 1, false, rows, err);
         if (st == COT_OK) st = clear(s, p, err);
         r = cli_residency(m);
         room = r.expert_capacity < r.expert_total ? r.expert_capacity : r.expert_total;
@@ -146,7 +145,7 @@ static cot_status measure(cot_model *m, cot_session_options *so, const plan *p, 
     warm.depth = 0;
     double x, y;
     if (st == COT_OK) st = once(s, m, &warm, info.n_vocab, WARM_REP, rows, &x, &y, f, err);
-    if (st == COT_OK) st = fill(s, m, p, info.n_vocab, c, err);
+    if (st == COT_OK) st = fill(s, m, p, info.n_vocab, rows, c, err);
     if (st == COT_OK && !cli_trace_start(c, s))
         st = COT_IO, snprintf(err->message, sizeof err->message, "nothing is recorded");
     for (int r = 0; r < p->reps && st == COT_OK; r++) {

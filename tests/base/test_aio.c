@@ -146,27 +146,15 @@ static void every_way_gives_the_bytes(void **state) {
     cot__fault_set(COT__FAULT_SHORT, 0);
 }
 
-/* What is held starts together. */
-static void held_reads_wait(void **state) {
-    (void)state;
+/* Some reads, each way there is; body may free *a. */
+static void each_way(void (*body)(cot__aio **a, batch *b), uint64_t seed) {
     for (int w = 0; w < WAYS; w++) {
         cot__file *f = NULL;
         cot__aio *a = NULL;
         assert_int_equal(cot__file_open(&f, path, NULL), COT_OK);
         if (create(&a, &ways[w])) {
-            cot__aio_stats s;
-            batch *b = make_batch(f, 3);
-            cot__aio_hold(a);
-            cot__aio_submit(a, b->read, READS / 2, true);
-            cot__aio_submit(a, b->read + READS / 2, READS - READS / 2, false);
-            cot__aio_promote(a, &b->read[READS - 1]);
-            cot__aio_get_stats(a, &s);
-            assert_int_equal(s.reads, 0);
-            cot__aio_start(a);
-            cot__aio_get_stats(a, &s);
-            if (strcmp(cot__aio_name(a), "io_uring") == 0) assert_true(s.reads > 0);
-            await(a, b, READS);
-            for (int i = 0; i < READS; i++) check_bytes(b, i);
+            batch *b = make_batch(f, seed);
+            body(&a, b);
             free_batch(b);
         }
         cot__aio_free(&a);
@@ -174,30 +162,44 @@ static void held_reads_wait(void **state) {
     }
 }
 
+/* What is held starts together. */
+static void hold_some(cot__aio **a, batch *b) {
+    cot__aio_stats s;
+    cot__aio_hold(*a);
+    cot__aio_submit(*a, b->read, READS / 2, true);
+    cot__aio_submit(*a, b->read + READS / 2, READS - READS / 2, false);
+    cot__aio_promote(*a, &b->read[READS - 1]);
+    cot__aio_get_stats(*a, &s);
+    assert_int_equal(s.reads, 0);
+    cot__aio_start(*a);
+    cot__aio_get_stats(*a, &s);
+    if (strcmp(cot__aio_name(*a), "io_uring") == 0) assert_true(s.reads > 0);
+    await(*a, b, READS);
+    for (int i = 0; i < READS; i++) check_bytes(b, i);
+}
+
+static void held_reads_wait(void **state) {
+    (void)state;
+    each_way(hold_some, 3);
+}
+
 /* One read fails: its owner hears of it, the others arrive. */
+static void fail_one(cot__aio **a, batch *b) {
+    cot__fault_set(COT__FAULT_READ, 17);
+    cot__aio_submit(*a, b->read, READS, true);
+    await(*a, b, READS);
+    cot__fault_set(COT__FAULT_READ, 0);
+    int failed = 0;
+    for (int i = 0; i < READS; i++) {
+        if (b->error[i]) failed++, assert_int_equal(b->error[i], EIO);
+        else check_bytes(b, i);
+    }
+    assert_int_equal(failed, 1);
+}
+
 static void a_failing_read_says_so(void **state) {
     (void)state;
-    for (int w = 0; w < WAYS; w++) {
-        cot__file *f = NULL;
-        cot__aio *a = NULL;
-        assert_int_equal(cot__file_open(&f, path, NULL), COT_OK);
-        if (create(&a, &ways[w])) {
-            batch *b = make_batch(f, 9);
-            cot__fault_set(COT__FAULT_READ, 17);
-            cot__aio_submit(a, b->read, READS, true);
-            await(a, b, READS);
-            cot__fault_set(COT__FAULT_READ, 0);
-            int failed = 0;
-            for (int i = 0; i < READS; i++) {
-                if (b->error[i]) failed++, assert_int_equal(b->error[i], EIO);
-                else check_bytes(b, i);
-            }
-            assert_int_equal(failed, 1);
-            free_batch(b);
-        }
-        cot__aio_free(&a);
-        cot__file_close(&f);
-    }
+    each_way(fail_one, 9);
 }
 
 /* A file that was cut after it was opened: a short read, reported as such. */
@@ -264,30 +266,23 @@ static void io_uring_may_be_refused(void **state) {
 }
 
 /* What is cancelled in time is never reported; the rest arrives; freeing drops what is queued. */
+static void cancel_some(cot__aio **a, batch *b) {
+    cot__aio_window(*a, 1);
+    cot__aio_submit(*a, b->read, READS, false);
+    int gone = 0;
+    bool cancelled[READS] = {false};
+    for (int i = 0; i < READS - 10; i += 2) gone += cancelled[i] = cot__aio_cancel(*a, &b->read[i]);
+    await(*a, b, READS - 10 - gone > 0 ? (READS - gone) / 2 : 0);
+    cot__aio_free(a);
+    for (int i = 0; i < READS; i++) {
+        assert_true(atomic_load(&b->called[i]) <= !cancelled[i]);
+        if (atomic_load(&b->called[i])) check_bytes(b, i);
+    }
+}
+
 static void cancelling(void **state) {
     (void)state;
-    for (int w = 0; w < WAYS; w++) {
-        cot__file *f = NULL;
-        cot__aio *a = NULL;
-        assert_int_equal(cot__file_open(&f, path, NULL), COT_OK);
-        if (create(&a, &ways[w])) {
-            batch *b = make_batch(f, 5);
-            cot__aio_window(a, 1);
-            cot__aio_submit(a, b->read, READS, false);
-            int gone = 0;
-            bool cancelled[READS] = {false};
-            for (int i = 0; i < READS - 10; i += 2) gone += cancelled[i] = cot__aio_cancel(a, &b->read[i]);
-            await(a, b, READS - 10 - gone > 0 ? (READS - gone) / 2 : 0);
-            cot__aio_free(&a);
-            for (int i = 0; i < READS; i++) {
-                assert_true(atomic_load(&b->called[i]) <= !cancelled[i]);
-                if (atomic_load(&b->called[i])) check_bytes(b, i);
-            }
-            free_batch(b);
-        }
-        cot__aio_free(&a);
-        cot__file_close(&f);
-    }
+    each_way(cancel_some, 5);
 }
 
 /* The simulated tier takes as long as it says. */
