@@ -154,11 +154,13 @@ static bool repackable(cot_type type) {
     return cot__view_put_together(&v, room);
 }
 
-static void products(const cot_kernels *k, const plan *p) {
+/* Of k what `known` does not have, too. */
+static void products(const cot_kernels *k, const cot_kernels *known, const plan *p) {
     for (size_t v = 0; v < 2 * (sizeof types / sizeof *types); v++) { /* as stored; then repacked */
         size_t i = v / 2;
         int slot = cot__kernel_slot(types[i]);
         if (slot < 0 || !k->gemm[slot] || (v % 2 && !repackable(types[i]))) continue;
+        if (known && known->gemm[slot] == k->gemm[slot]) continue;
         void *hot = NULL, *cold = NULL;
         for (size_t j = 0; j < sizeof tokens / sizeof *tokens; j++) {
             work w = {.run = product, .k = k, .slot = slot, .n = tokens[j], .act = p->act, .out = p->out};
@@ -251,13 +253,14 @@ int main(int argc, char **argv) {
     p.room = memory(sizeof(float) * COT__TOGETHER * COLS);
     p.out = memory(sizeof(float) * MAX_TOKENS * ((COLD_BYTES / cot__row_bytes(COT_Q2_K, COLS)) + WIDE));
     fill(p.in, (size_t)MAX_TOKENS * COLS, 1);
-    static const char *const levels[] = {"avx2", "avx512"};
+    static const char *const levels[] = {"avx2", "avx512", "avx512bf16"};
     int ran = 0;
-    for (int i = 0; i < (level ? 1 : 2); i++) {
+    for (int i = 0; i < (level ? 1 : 3); i++) {
         const cot_kernels *k = cot__kernels_by_name(level ? level : levels[i]);
+        const cot_kernels *known = i == 2 ? cot__kernels_by_name(levels[1]) : NULL;
         if (!k || (p.list && ran)) continue;
-        products(k, &p);
-        others(k, &p);
+        products(k, known, &p);
+        if (!known) others(k, &p);
         ran++;
     }
     if (!ran)

@@ -11,8 +11,8 @@
 
 #include "base/error.h"
 
-enum { LEVELS = 3 };
-static const char *const names[LEVELS] = {"ref", "avx2", "avx512"};
+enum { LEVELS = 4 };
+static const char *const names[LEVELS] = {"ref", "avx2", "avx512", "avx512bf16"};
 static cot_kernels tables[LEVELS];
 static bool usable[LEVELS];
 static const cot_kernels *chosen; /* NULL: COTERIE_CPU names a level that cannot run */
@@ -23,6 +23,10 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool has_f16c(void) { /* Clang 14 has no name for it */
     unsigned a, b, c = 0, d;
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+static bool has_bf16(void) { /* nor for this one */
+    unsigned a = 0, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
 }
 #endif
 
@@ -36,6 +40,7 @@ static bool can_run(int level) {
         return can_run(1) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                __builtin_cpu_supports("avx512vnni");
+    if (level == 3) return can_run(2) && has_bf16();
 #endif
     return level == 0;
 }
@@ -49,6 +54,7 @@ static void init(void) {
 #if defined(__x86_64__)
         if (i >= 1) cot__kernels_init_avx2(&tables[i]);
         if (i >= 2) cot__kernels_init_avx512(&tables[i]);
+        if (i >= 3) cot__kernels_init_avx512bf16(&tables[i]);
 #endif
         tables[i].level = names[i];
         best = i;
@@ -67,7 +73,7 @@ cot_status cot__kernels_get(const cot_kernels **out, cot_error *err) {
     pthread_once(&once, init);
     if (!chosen)
         return cot__fail(err, COT_ARGUMENT, NULL, "COTERIE_CPU",
-                         "\"%s\" is none of ref, avx2, avx512 that this machine can run", asked);
+                         "\"%s\" is none of ref, avx2, avx512, avx512bf16 that this machine can run", asked);
     *out = chosen;
     return COT_OK;
 }
@@ -92,6 +98,7 @@ size_t cot__act_bytes(cot_act act, int64_t n) {
     switch (act) {
     case COT_ACT_Q8_32: return (size_t)((n + 255) / 256) * sizeof(cot__q8_32);
     case COT_ACT_Q8_256: return (size_t)((n + 1023) / 1024) * sizeof(cot__q8_256);
+    case COT_ACT_BF16: return (size_t)n * sizeof(uint16_t);
     default: return (size_t)n * sizeof(float);
     }
 }

@@ -17,6 +17,8 @@ typedef enum cot_act {
     COT_ACT_F32,    /* n floats */
     COT_ACT_Q8_32,  /* a scale for each 32 values: for the formats with blocks of 32 */
     COT_ACT_Q8_256, /* a scale for each 256: for the K formats and IQ4_XS */
+    COT_ACT_BF16, /* n values rounded to BF16: for BF16 weights where the level multiplies these (avx512bf16)
+                   */
     COT_ACT_COUNT
 } cot_act;
 
@@ -69,7 +71,7 @@ typedef enum cot_glu {
 } cot_glu;
 
 typedef struct cot_kernels {
-    const char *level; /* "ref", "avx2", "avx512" */
+    const char *level; /* "ref", "avx2", "avx512", "avx512bf16" */
 
     /* Activation rows. bytes = cot__act_bytes(act, n). */
     void (*act_encode[COT_ACT_COUNT])(const float *x, void *dst, int64_t n);
@@ -128,8 +130,8 @@ typedef struct cot_kernels {
     float (*log_sum_exp)(const float *x, int64_t n);
 } cot_kernels;
 
-/* Table for this machine, or for COTERIE_CPU=ref|avx2|avx512 (an unknown or unsupported name is an error).
- * Static storage; chosen once, thread-safe. */
+/* Table for this machine, or for COTERIE_CPU=ref|avx2|avx512|avx512bf16 (an unknown or unsupported name is an
+ * error). Static storage; chosen once, thread-safe. */
 cot_status cot__kernels_get(const cot_kernels **out, cot_error *err);
 /* By name, for tests: NULL when this machine cannot run it. */
 const cot_kernels *cot__kernels_by_name(const char *level);
@@ -142,5 +144,6 @@ size_t cot__act_bytes(cot_act act, int64_t n);
 void cot__kernels_init_ref(cot_kernels *k);
 void cot__kernels_init_avx2(cot_kernels *k);
 void cot__kernels_init_avx512(cot_kernels *k);
+void cot__kernels_init_avx512bf16(cot_kernels *k);
 
 #endif

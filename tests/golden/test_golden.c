@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "golden.h"
+#include "kernels/kernels.h"
 #include "model/arch.h"
 
 static const int64_t FAR = 100; /* tolerances that a mutation must be away at least */
@@ -144,13 +145,17 @@ static void gives_the_same_bits_however_it_is_cut(void **state) {
 
 /* One file per expert or all in one tensor, rows in this order or that: the same model. Bit for bit, except
  * where the GGUF holds rows in another order (RoPE pairs), latent attention split by head, or factors in
- * fewer bits: there sums round differently, and a rounded cache may then hold a neighbouring value. */
+ * fewer bits: there sums round differently, and a rounded cache may then hold a neighbouring value; or where
+ * one file has BF16 and the other the same values in F32, and the level rounds activations for BF16. */
 static void gguf_is_safetensors(void **state) {
     static const cot_type kvs[] = {COT_F32, COT_F16, COT_Q8_0};
     static const double limits[] = {1e-5, 1e-4, 1e-3};
     static const char *const reordered[] = {"llama", "mixtral", "granite", "deepseek", "phimoe", "bailing"};
     int files = 0;
     (void)state;
+    const cot_kernels *kernels;
+    assert_int_equal(cot__kernels_get(&kernels, NULL), COT_OK);
+    bool rounds = kernels->act[cot__kernel_slot(COT_BF16)] == COT_ACT_BF16;
     for (int i = 0; i < golden_count; i++) {
         golden_case g;
         char folder[300], path[300], arch[300];
@@ -172,7 +177,9 @@ static void gguf_is_safetensors(void **state) {
             r.arch_file = arch[0] ? arch : NULL;
             float *b = must_run(&r, &g, g.n_prompt);
             double d = golden_distance(a, b, (size_t)g.n_prompt * (size_t)g.n_vocab);
-            if (!(d <= (other_sums ? limits[k / 2] : 0)))
+            double limit = other_sums ? limits[k / 2] : 0;
+            if (rounds && r.act == COT_ACTIVATION_AUTO && strstr(g.name, "bf16")) limit = 3e-2;
+            if (!(d <= limit))
                 fail_msg("%s: KV %s, activations %d: distance %g", g.name, cot_type_name(r.kv), r.act, d);
             free(a);
             free(b);

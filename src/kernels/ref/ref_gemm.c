@@ -126,6 +126,10 @@ static void act_q8_256(const float *x, void *dst, int64_t n) {
     }
 }
 
+static void act_bf16(const float *x, void *dst, int64_t n) {
+    for (int64_t i = 0; i < n; i++) ((uint16_t *)dst)[i] = cot__f32_to_bf16(x[i]);
+}
+
 void cot__ref_gemm_init(cot_kernels *k) {
     static const cot_type types[] = {COT_F32,  COT_F16,    COT_BF16,   COT_Q8_0,  COT_Q4_0,   COT_Q4_1,
                                      COT_Q5_0, COT_Q5_1,   COT_Q2_K,   COT_Q3_K,  COT_Q4_K,   COT_Q5_K,
@@ -134,6 +138,7 @@ void cot__ref_gemm_init(cot_kernels *k) {
     k->act_encode[COT_ACT_F32] = act_f32;
     k->act_encode[COT_ACT_Q8_32] = act_q8_32;
     k->act_encode[COT_ACT_Q8_256] = act_q8_256;
+    k->act_encode[COT_ACT_BF16] = act_bf16;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         int s = cot__kernel_slot(types[i]), block = cot__type(types[i])->block;
         k->act[s] = block == 1 ? COT_ACT_F32 : block == 32 ? COT_ACT_Q8_32 : COT_ACT_Q8_256;
