@@ -73,8 +73,8 @@ static void solve(const cost_model *k, cost_machine *c, int prompt, double decod
     c->arithmetic_share = y > 0 ? limited(1 / sqrt(y), 0.01, 8) : limited(a2 / whole, 0.01, 8);
 }
 
-cot_status cost_measure(const cot_model *m, const cot_session_options *so, cost_machine *c, cot_error *err) {
-    enum { PROMPT = 512, STEPS = 32 };
+cot_status cost_measure(const cot_model *m, const cot_session_options *so, cost_run *out, cot_error *err) {
+    enum { PROMPT = 512, STEPS = 32, REPEATS = 5 };
     cot_session_options o = *so;
     cost_model k = cost_model_of(m);
     run r = {.m = m, .vocab = k.info.n_vocab};
@@ -82,27 +82,31 @@ cot_status cost_measure(const cot_model *m, const cot_session_options *so, cost_
     int prompt = o.chunk < PROMPT ? o.chunk : PROMPT, steps = STEPS;
     if (k.info.n_ctx_train > 0 && prompt > k.info.n_ctx_train / 2) prompt = (int)k.info.n_ctx_train / 2;
     if (steps > prompt / 4) steps = prompt / 4 > 0 ? prompt / 4 : 1;
-    o.n_ctx = prompt + 3 * steps;
-    double t = 0, busy = 0, best = INFINITY, best_busy = INFINITY;
+    o.n_ctx = prompt + REPEATS * steps;
+    double decode[REPEATS], decode_busy[REPEATS], prefill[REPEATS], prefill_busy[REPEATS];
     cot_status st = cot_session_create(&r.s, m, &o, err);
-    k = cost_model_of(m);                                       /* what the session leaves to experts */
-    if (st == COT_OK) st = feed(&r, prompt, 1, &t, &busy, err); /* fills the cache */
-    double prompt_seconds = INFINITY, prompt_busy = INFINITY;
-    for (int i = 0; i < 3 && st == COT_OK; i++) {
-        st = feed(&r, prompt, 1, &t, &busy, err);
-        prompt_seconds = fmin(prompt_seconds, t), prompt_busy = fmin(prompt_busy, busy);
-    }
-    for (int i = 0; i < 3 && st == COT_OK; i++) { /* the least disturbed */
-        st = feed(&r, 1, steps, &t, &busy, err);
-        best = fmin(best, t), best_busy = fmin(best_busy, busy);
-    }
+    out->model = cost_model_of(m);
+    if (st == COT_OK) st = feed(&r, prompt, 1, decode, decode_busy, err); /* fills the cache */
+    for (int i = 0; i < REPEATS && st == COT_OK; i++)
+        st = feed(&r, prompt, 1, prefill + i, prefill_busy + i, err);
+    for (int i = 0; i < REPEATS && st == COT_OK; i++)
+        st = feed(&r, 1, steps, decode + i, decode_busy + i, err);
     cot_session_free(&r.s);
     if (st != COT_OK) return st;
-    solve(&k, c, prompt, best_busy / steps, prompt_busy);
-    cost_point d = cost_decode(&k, c, 1), p = cost_prefill(&k, c, prompt, prompt);
-    c->overlap = overlap_of(&d, best / steps, c->overlap);
-    c->overlap_prompt = overlap_of(&p, prompt_seconds, c->overlap_prompt);
+    /* Medians: what is predicted is the usual run, and not the least disturbed one. */
+    out->prompt = prompt;
+    out->decode = cost_median(decode, REPEATS) / steps;
+    out->decode_busy = cost_median(decode_busy, REPEATS) / steps;
+    out->prefill = cost_median(prefill, REPEATS);
+    out->prefill_busy = cost_median(prefill_busy, REPEATS);
     return COT_OK;
+}
+
+void cost_fit(const cost_run *r, cost_machine *c) {
+    solve(&r->model, c, r->prompt, r->decode_busy, r->prefill_busy);
+    cost_point d = cost_decode(&r->model, c, 1), p = cost_prefill(&r->model, c, r->prompt, r->prompt);
+    c->overlap = overlap_of(&d, r->decode, c->overlap);
+    c->overlap_prompt = overlap_of(&p, r->prefill, c->overlap_prompt);
 }
 
 /* ---- keeping ---- */

@@ -121,7 +121,7 @@ static double disk_rate(cot_model *m, const cli_common *c) {
     if (!experts || !r.io || !r.io[0] || strcmp(r.residency, "sim") == 0) return 0;
     uint64_t part = k.expert_total / experts / 3, room = 2 * part * DISK_DEPTH;
     bool less = r.memory > room && cot_model_set_memory(m, r.memory - room, NULL) == COT_OK;
-    double rate = cli_disk_rate(c->model, part, DISK_DEPTH);
+    double rate = cli_disk_rate(c->model, part, DISK_DEPTH, 1.5);
     if (less) (void)cot_model_set_memory(m, r.memory, NULL);
     return rate;
 }
@@ -289,10 +289,14 @@ static int calibrate(const cli_common *c, const machine_limits *l, int threads, 
     cot_session_defaults(&so);
     so.n_threads = c->threads;
     *k = (cost_machine){.memory_gbs = l->memory_gbs, .gflops = l->gflops, COST_SHARES};
+    cost_run run;
     k->disk_gbs = disk_rate(m, c);
-    cot_status st = cost_measure(m, &so, k, &err);
-    cost_model model = cost_model_of(m);
-    if (st == COT_OK) st = cost_save(k, &model, threads, path, &err);
+    cot_status st = cost_measure(m, &so, &run, &err);
+    if (st == COT_OK) {
+        if (k->disk_gbs > 0) k->disk_gbs = (k->disk_gbs + disk_rate(m, c)) / 2; /* as bench measures it */
+        cost_fit(&run, k);
+        st = cost_save(k, &run.model, threads, path, &err);
+    }
     cot_model_close(&m);
     return st == COT_OK ? -1 : cli_fail(&err);
 }

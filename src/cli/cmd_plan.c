@@ -66,9 +66,11 @@ static int report(const cot_model *m, const cot_session_options *so, const cost_
         return EXIT_FAILED;
     }
     if (st == COT_OK && z.cost.cache < z.cost.expert_total)
-        k.disk_gbs = cli_disk_rate(c->model, z.expert / 3, 24);
-    if (st == COT_OK && run) st = cost_measure(m, so, &k, &err);
+        k.disk_gbs = cli_disk_rate(c->model, z.expert / 3, 24, 3);
+    cost_run here;
+    if (st == COT_OK && run) st = cost_measure(m, so, &here, &err);
     if (st != COT_OK) return cli_fail(&err);
+    if (run) cost_fit(&here, &k);
     cost_point p = cost_prefill(&z.cost, &k, prompt * batch, so->chunk), d = cost_decode(&z.cost, &k, batch);
     if (c->json) return json(&z, &k, &p, &d, run ? "measured" : shares, prompt, batch), EXIT_OK;
     line("budget", z.memory, c->memory ? "" : "(what is free now, less a reserve)");

@@ -98,8 +98,8 @@ double cost_median(double *x, int n) {
     return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
 }
 
-double cli_disk_rate(const char *path, uint64_t bytes, int depth) {
-    enum { ROUNDS = 64 };
+double cli_disk_rate(const char *path, uint64_t bytes, int depth, double seconds) {
+    enum { ROUNDS = 1024 };
     char *inside = cot__path_is_dir(path) ? cot__path_join(path, "model.safetensors") : NULL;
     cot__file *f = NULL;
     cot__aio *a = NULL;
@@ -114,7 +114,7 @@ double cli_disk_rate(const char *path, uint64_t bytes, int depth) {
         for (size_t i = 0; i < each * (size_t)depth; i += COT__AIO_ALIGN) memory[i] = 1;
         double start = cot__now();
         uint64_t places = (cot__file_size(f) - each) / COT__AIO_ALIGN;
-        for (int round = 0; round < ROUNDS && cot__now() - start < 1; round++) {
+        for (int round = 0; round < ROUNDS && cot__now() - start < seconds; round++) {
             atomic_int left = depth;
             double began = cot__now();
             for (int i = 0; i < depth; i++)
@@ -132,7 +132,7 @@ double cli_disk_rate(const char *path, uint64_t bytes, int depth) {
             rates[rounds++] = (double)each * depth / (cot__now() - began) / 1e9;
         }
     }
-    if (rounds) rate = cost_median(rates, rounds); /* others ask, too, now and then */
+    if (rounds) rate = cost_median(rates, rounds);
     cot__aio_free(&a);
     cot__pages_free(memory, each * (size_t)depth);
     cot__file_close(&f);

@@ -41,9 +41,17 @@ cost_point cost_decode(const cost_model *m, const cost_machine *c, int32_t batch
  */
 cost_point cost_prefill(const cost_model *m, const cost_machine *c, int32_t rows, int32_t chunk);
 
-/* The shares: a run of the model itself for some seconds, in a session with these options. c comes with the
- * limits and, where experts stream, the disk's rate. */
-cot_status cost_measure(const cot_model *m, const cot_session_options *so, cost_machine *c, cot_error *err);
+/* A run of the model itself for some seconds, in a session with these options: medians of a few. */
+typedef struct cost_run {
+    cost_model model; /* with what the session left to experts */
+    int prompt;       /* tokens */
+    /* Seconds of a token and of the prompt; of them, those not spent waiting for reads or room. */
+    double decode, decode_busy, prefill, prefill_busy;
+} cost_run;
+cot_status cost_measure(const cot_model *m, const cot_session_options *so, cost_run *out, cot_error *err);
+/* The shares at which the model of costs says what was measured. c comes with the limits and, where experts
+ * stream, the disk's rate. */
+void cost_fit(const cost_run *r, cost_machine *c);
 
 /* What was measured last on this machine with so many threads, kept in the user's cache folder
  * ($XDG_CACHE_HOME or ~/.cache): with experts of this model's shape (coterie/machine-….json) or, where there
@@ -52,8 +60,8 @@ cot_status cost_measure(const cot_model *m, const cot_session_options *so, cost_
 bool cost_load(cost_machine *c, const cost_model *m, int threads, char *why, size_t n);
 cot_status cost_save(const cost_machine *c, const cost_model *m, int threads, char **path, cot_error *err);
 
-/* Direct reads of a model's file: so many bytes each, so many at once, for about a second. 0: not measurable.
- */
-double cli_disk_rate(const char *path, uint64_t bytes, int depth);
+/* GB/s of direct reads of a model's file: so many bytes each, so many at once, for so many seconds. A shared
+ * disk changes by a fifth from one second to the next: several are needed. 0: not measurable. */
+double cli_disk_rate(const char *path, uint64_t bytes, int depth, double seconds);
 
 #endif

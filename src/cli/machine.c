@@ -108,7 +108,7 @@ void machine_measure(machine_limits *out, int threads, bool thorough) {
     }
     double t = fastest(pool, multiply_item, &j, threads, s);
     out->gflops = 2.0 * LANES * (double)j.rounds * threads / t / 1e9;
-    j.rounds = 1000000;
+    j.rounds = 100000;
     t = fastest(pool, int8_item, &j, threads, s);
     out->int8_gops = 2.0 * j.products[0] * threads / t / 1e9;
     cot__pool_free(&pool);

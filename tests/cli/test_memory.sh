@@ -61,6 +61,19 @@ for residency in mmap stream; do
     grep -q -e 'cut.gguf: .*cut while\|cut.gguf: was changed' "$dir/out" || complain "a cut file, $residency: $(cat "$dir/out")"
 done
 
+# An interrupt ends a streamed run at once, whenever it comes; what was written begins the whole text.
+streamed() { "$@" "$coterie" run tests/golden/noise/model.gguf -p expert -n 500 --seed 3 --quiet --residency stream; }
+streamed env >"$dir/whole" || complain "a streamed run fails"
+for after in 0.005 0.01 0.015 0.02 0.03 0.04 0.06 0.1; do
+    set +e
+    streamed timeout --preserve-status -s INT -k 20 $after >"$dir/part" 2>"$dir/err"
+    got=$?
+    set -e
+    [ $got = 130 ] || [ $got = 0 ] || complain "interrupted after $after s: exit code $got"
+    size=$(wc -c <"$dir/part")
+    [ "$size" = 0 ] || head -c $((size - 1)) "$dir/part" | cmp -n $((size - 1)) - "$dir/whole" || complain "interrupted after $after s: other text"
+done
+
 # What was measured is kept, read by plan and bench, and not believed about another machine.
 XDG_CACHE_HOME=$dir/cache
 export XDG_CACHE_HOME
