@@ -1,6 +1,6 @@
 /* What the x86 levels share: every file here is compiled once for each level, from avx2/ and avx512/, with
- * that folder's instruction sets. What is written with 256 bits is so at both levels; wide.h has what is as wide
- * as the level. With VNNI the products of bytes take one instruction instead of three. */
+ * that folder's instruction sets. What is written with 256 bits is so at both levels; wide.h has what is as
+ * wide as the level. With VNNI the products of bytes take one instruction instead of three. */
 #ifndef COT_KERNELS_X86_SIMD_H
 #define COT_KERNELS_X86_SIMD_H
 
