@@ -154,7 +154,7 @@ static bool repackable(cot_type type) {
     return cot__view_put_together(&v, room);
 }
 
-/* Of k what `known` does not have, too. */
+/* Of k only what differs from `known`, which may be NULL. */
 static void products(const cot_kernels *k, const cot_kernels *known, const plan *p) {
     for (size_t v = 0; v < 2 * (sizeof types / sizeof *types); v++) { /* as stored; then repacked */
         size_t i = v / 2;
