@@ -10,6 +10,7 @@
  * items are long, as far as all threads still get enough of them. */
 enum { CHUNK = 64, LONGEST = 256, SHARE = 12 /* items for each thread */ };
 enum { SHORT = 16 }; /* most rows of an expert for which items are long: scratch grows with both */
+enum { SUM = 256 };  /* columns of an item of the sum */
 enum { APART = 64 }; /* (row, expert) pairs whose results are kept apart before they are added */
 
 typedef struct slot_range {
@@ -47,6 +48,17 @@ typedef struct experts_job {
     int64_t up_rows, down_rows; /* of an item */
     float *part;                /* results of each slot, n_embd each, or NULL */
 } experts_job;
+
+typedef struct sum_job {
+    const cot_kernels *k;
+    const cot__expert_rows *groups;
+    const size_t *at;
+    int n;
+    const float *part;
+    float *out;
+    size_t out_stride;
+    int64_t n_embd, clear;
+} sum_job;
 
 static void add_bias(const cot_view *b, int64_t r0, int64_t n, float *rows, size_t stride, int64_t m) {
     if (!b->data) return;
@@ -126,8 +138,7 @@ static void down_item(void *arg, size_t item, int thread) {
     }
 }
 
-/* ---- few rows: each expert's results by themselves, then their sum; the same additions in the same order
- * ---- */
+/* ---- each expert's results by themselves, then their sum: the same additions in the same order ---- */
 
 static void part_item(void *arg, size_t item, int thread) {
     experts_job *j = arg;
@@ -144,17 +155,39 @@ static void part_item(void *arg, size_t item, int thread) {
 }
 
 static void sum_item(void *arg, size_t item, int thread) {
-    experts_job *j = arg;
-    int64_t r0 = (int64_t)item * LONGEST, r1 = r0 + LONGEST < j->n_embd ? r0 + LONGEST : j->n_embd;
-    for (int64_t i = 0; i < j->n_rows; i++)
-        memset(j->out + (size_t)i * j->out_stride + r0, 0, (size_t)(r1 - r0) * sizeof(float));
+    const sum_job *j = arg;
+    int64_t r0 = (int64_t)item * SUM, n = j->n_embd - r0 < SUM ? j->n_embd - r0 : SUM;
+    for (int64_t i = 0; i < j->clear; i++)
+        memset(j->out + (size_t)i * j->out_stride + r0, 0, (size_t)n * sizeof(float));
     for (int e = 0; e < j->n; e++) {
-        const slot_range *s = &j->r[e];
-        for (int i = 0; i < s->g->n; i++)
-            j->c->k->add_scaled(j->out + (size_t)(s->g->rows ? s->g->rows[i] : i) * j->out_stride + r0,
-                                j->part + (s->slot + (size_t)i) * (size_t)j->n_embd + r0,
-                                s->g->weights ? s->g->weights[i] : 1.0f, r1 - r0);
+        const cot__expert_rows *g = &j->groups[e];
+        for (int i = 0; i < g->n; i++)
+            j->k->add_scaled(j->out + (size_t)(g->rows ? g->rows[i] : i) * j->out_stride + r0,
+                             j->part + (j->at[e] + (size_t)i) * (size_t)j->n_embd + r0,
+                             g->weights ? g->weights[i] : 1.0f, n);
     }
+}
+
+void cot__experts_sum(cot__ops *c, const cot__expert_rows *groups, const size_t *at, int n_groups,
+                      const float *part, int64_t n_embd, int64_t clear, float *out, size_t out_stride) {
+    sum_job j = {.k = c->k,
+                 .groups = groups,
+                 .at = at,
+                 .n = n_groups,
+                 .part = part,
+                 .out = out,
+                 .out_stride = out_stride,
+                 .n_embd = n_embd,
+                 .clear = clear};
+    cot__pool_run(c->pool, sum_item, &j, (size_t)((n_embd + SUM - 1) / SUM));
+}
+
+cot_status cot__experts_encode(cot__ops *c, const cot__expert *e, cot__rows *x, cot_error *err) {
+    const void *act;
+    size_t stride;
+    for (int p = COT__GATE; p <= COT__UP; p++)
+        if (e->part[p].data) COT_TRY(cot__rows_encode(c, x, e->part[p].type, &act, &stride, err));
+    return COT_OK;
 }
 
 static cot_status bind_range(cot__ops *c, slot_range *s, cot__rows *x, cot_error *err) {
@@ -171,6 +204,54 @@ static cot_status bind_range(cot__ops *c, slot_range *s, cot__rows *x, cot_error
     return COT_OK;
 }
 
+/* The first two jobs; to_part: the third, too, into j->part. */
+static cot_status compute(experts_job *j, const cot__expert_rows *groups, size_t *at, bool to_part,
+                          cot_error *err) {
+    cot__ops *c = j->c;
+    size_t slots = 0, items = 0, most = 1, threads = (size_t)cot__pool_threads(c->pool), n = (size_t)j->n;
+    int64_t d_ff = 1, up_rows = 0;
+    for (size_t i = 0; i < n; i++) {
+        up_rows += groups[i].expert->part[COT__UP].rows;
+        if ((size_t)groups[i].n > most) most = (size_t)groups[i].n;
+    }
+    j->up_rows = most <= SHORT ? item_rows(up_rows, threads) : CHUNK;
+    j->r = cot__arena_alloc(c->arena, (n + 1) * sizeof *j->r);
+    if (!j->r) return cot__fail_memory(err, (n + 1) * sizeof *j->r);
+    for (size_t i = 0; i < n; i++) {
+        slot_range *s = &j->r[i];
+        *s = (slot_range){
+            .g = &groups[i], .slot = slots, .item = items, .d_ff = groups[i].expert->part[COT__UP].rows};
+        COT_TRY(bind_range(c, s, j->x, err));
+        if (at) at[i] = slots;
+        slots += (size_t)groups[i].n;
+        items += (size_t)((s->d_ff + j->up_rows - 1) / j->up_rows);
+        if (s->d_ff > d_ff) d_ff = s->d_ff;
+        size_t bytes = s->act_down == COT_ACT_F32 ? 0 : cot__act_bytes(s->act_down, s->d_ff);
+        if (bytes > j->enc_stride) j->enc_stride = bytes;
+    }
+    j->enc_stride = (j->enc_stride + 63) & ~(size_t)63;
+    j->h_stride = ((size_t)d_ff + 15) & ~(size_t)15;
+    j->scratch_floats = most * (size_t)(j->up_rows > CHUNK ? j->up_rows : CHUNK);
+    j->down_rows = item_rows(j->n_embd * j->n, threads);
+    size_t bytes = slots * j->h_stride * sizeof(float);
+    j->hidden = cot__arena_alloc(c->arena, bytes);
+    j->enc = cot__arena_alloc(c->arena, slots * j->enc_stride);
+    j->scratch = cot__arena_alloc(c->arena, threads * j->scratch_floats * sizeof(float));
+    if (!j->hidden || !j->enc || !j->scratch) return cot__fail_memory(err, bytes + slots * j->enc_stride);
+    cot__pool_run(c->pool, gate_up_item, j, items);
+    cot__pool_run(c->pool, encode_item, j, n);
+    size_t per = (size_t)((j->n_embd + j->down_rows - 1) / j->down_rows);
+    if (to_part) cot__pool_run(c->pool, part_item, j, per * n);
+    return COT_OK;
+}
+
+cot_status cot__experts_apart(cot__ops *c, const cot__ffn *ffn, const cot__expert_rows *groups, int n_groups,
+                              cot__rows *x, float *part, cot_error *err) {
+    experts_job j = {
+        .c = c, .ffn = ffn, .n = n_groups, .x = x, .n_embd = x->cols, .n_rows = x->n, .part = part};
+    return compute(&j, groups, NULL, true, err);
+}
+
 cot_status cot__experts_compute(cot__ops *c, const cot__ffn *ffn, const cot__expert_rows *groups,
                                 int n_groups, cot__rows *x, float *out, size_t out_stride, cot_error *err) {
     experts_job j = {.c = c,
@@ -181,45 +262,16 @@ cot_status cot__experts_compute(cot__ops *c, const cot__ffn *ffn, const cot__exp
                      .out_stride = out_stride,
                      .n_embd = x->cols,
                      .n_rows = x->n};
-    size_t slots = 0, items = 0, most = 1, threads = (size_t)cot__pool_threads(c->pool);
-    int64_t d_ff = 1;
-    int64_t up_rows = 0;
-    for (int i = 0; i < n_groups; i++) {
-        up_rows += groups[i].expert->part[COT__UP].rows;
-        if ((size_t)groups[i].n > most) most = (size_t)groups[i].n;
-    }
-    j.up_rows = most <= SHORT ? item_rows(up_rows, threads) : CHUNK;
-    j.r = cot__arena_alloc(c->arena, ((size_t)n_groups + 1) * sizeof *j.r);
-    if (!j.r) return cot__fail_memory(err, ((size_t)n_groups + 1) * sizeof *j.r);
-    for (int i = 0; i < n_groups; i++) {
-        slot_range *s = &j.r[i];
-        *s = (slot_range){
-            .g = &groups[i], .slot = slots, .item = items, .d_ff = groups[i].expert->part[COT__UP].rows};
-        COT_TRY(bind_range(c, s, x, err));
-        slots += (size_t)groups[i].n;
-        items += (size_t)((s->d_ff + j.up_rows - 1) / j.up_rows);
-        if (s->d_ff > d_ff) d_ff = s->d_ff;
-        size_t bytes = s->act_down == COT_ACT_F32 ? 0 : cot__act_bytes(s->act_down, s->d_ff);
-        if (bytes > j.enc_stride) j.enc_stride = bytes;
-    }
-    j.enc_stride = (j.enc_stride + 63) & ~(size_t)63;
-    j.h_stride = ((size_t)d_ff + 15) & ~(size_t)15;
-    j.scratch_floats = most * (size_t)(j.up_rows > CHUNK ? j.up_rows : CHUNK);
-    j.down_rows = item_rows(j.n_embd * n_groups, threads);
-    size_t bytes = slots * j.h_stride * sizeof(float);
-    j.hidden = cot__arena_alloc(c->arena, bytes);
-    j.enc = cot__arena_alloc(c->arena, slots * j.enc_stride);
-    j.scratch = cot__arena_alloc(c->arena, threads * j.scratch_floats * sizeof(float));
+    size_t slots = 0, *at = NULL;
+    for (int i = 0; i < n_groups; i++) slots += (size_t)groups[i].n;
     bool apart = slots <= APART && n_groups > 1;
-    if (apart) j.part = cot__arena_alloc(c->arena, slots * (size_t)j.n_embd * sizeof(float));
-    if (!j.hidden || !j.enc || !j.scratch || (apart && !j.part))
-        return cot__fail_memory(err, bytes + slots * j.enc_stride);
-    cot__pool_run(c->pool, gate_up_item, &j, items);
-    cot__pool_run(c->pool, encode_item, &j, (size_t)n_groups);
     if (apart) {
-        size_t per = (size_t)((j.n_embd + j.down_rows - 1) / j.down_rows);
-        cot__pool_run(c->pool, part_item, &j, per * (size_t)n_groups);
-        cot__pool_run(c->pool, sum_item, &j, (size_t)((j.n_embd + LONGEST - 1) / LONGEST));
-    } else cot__pool_run(c->pool, down_item, &j, (size_t)((j.n_embd + CHUNK - 1) / CHUNK));
+        j.part = cot__arena_alloc(c->arena, slots * (size_t)j.n_embd * sizeof(float));
+        at = cot__arena_alloc(c->arena, (size_t)n_groups * sizeof *at);
+        if (!j.part || !at) return cot__fail_memory(err, slots * (size_t)j.n_embd * sizeof(float));
+    }
+    COT_TRY(compute(&j, groups, at, apart, err));
+    if (apart) cot__experts_sum(c, groups, at, n_groups, j.part, j.n_embd, x->n, out, out_stride);
+    else cot__pool_run(c->pool, down_item, &j, (size_t)((j.n_embd + CHUNK - 1) / CHUNK));
     return COT_OK;
 }

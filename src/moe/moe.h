@@ -104,6 +104,16 @@ typedef struct cot__expert_rows {
 } cot__expert_rows;
 cot_status cot__experts_compute(cot__ops *c, const cot__ffn *ffn, const cot__expert_rows *groups,
                                 int n_groups, cot__rows *x, float *out, size_t out_stride, cot_error *err);
+/* The same in two steps, for experts that are not at hand together. Apart: the results of the groups' rows
+ * one after the other (x->cols floats each), not weighted, into `part`. Sum: out[row] += weight · result, in
+ * the order of the groups, of which group g's first result is at[g]; clear: so many rows of out are set to
+ * zero before. Encode: x in the forms that this expert's products want, so that they outlive one computation.
+ */
+cot_status cot__experts_apart(cot__ops *c, const cot__ffn *ffn, const cot__expert_rows *groups, int n_groups,
+                              cot__rows *x, float *part, cot_error *err);
+void cot__experts_sum(cot__ops *c, const cot__expert_rows *groups, const size_t *at, int n_groups,
+                      const float *part, int64_t n_embd, int64_t clear, float *out, size_t out_stride);
+cot_status cot__experts_encode(cot__ops *c, const cot__expert *e, cot__rows *x, cot_error *err);
 
 /* One routed feed-forward where experts stream: computed as they arrive, a window of them at a time, each
  * row's result kept apart and added in ascending id. groups: the chosen experts, whose `expert` is not set.
