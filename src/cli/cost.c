@@ -46,11 +46,21 @@ static double memory_time(const cost_model *m, const cost_machine *c, double dis
     return bytes / (c->memory_gbs * c->memory_share * 1e9);
 }
 
+/* Bytes that a pass reads which wants so many experts of each layer. Nearly all: whole layers are read in
+ * turn, and room for two is spent on reading ahead. */
+static double experts_read(const cost_model *m, double distinct, double hit_rate) {
+    double n = (double)m->info.n_experts, layers = (double)m->info.n_sites, all = (double)m->expert_total;
+    if (n <= 0) return 0;
+    double read = all / n * distinct * (1 - hit_rate);
+    if (distinct * 8 >= n * 7 && layers > 2 && hit_rate < 1) read *= layers / (layers - 2);
+    return fmin(read, all);
+}
+
 cost_point cost_decode(const cost_model *m, const cost_machine *c, int32_t batch) {
     const cot_model_info *i = &m->info;
     double n = (double)i->n_experts, k = (double)i->n_experts_used;
     cost_point p = {.distinct = cost_distinct(n, k, batch), .hit_rate = held(m)};
-    p.read = n > 0 ? (double)m->expert_total / n * p.distinct * (1 - p.hit_rate) : 0;
+    p.read = experts_read(m, p.distinct, p.hit_rate);
     p.disk = c->disk_gbs > 0 ? p.read / (c->disk_gbs * 1e9) : 0;
     double operations = 2.0 * (double)i->params_active * batch;
     join(&p, c->overlap, memory_time(m, c, p.distinct), operations / (c->gflops * c->arithmetic_share * 1e9));
@@ -60,17 +70,14 @@ cost_point cost_decode(const cost_model *m, const cost_machine *c, int32_t batch
 
 cost_point cost_prefill(const cost_model *m, const cost_machine *c, int32_t rows, int32_t chunk) {
     const cot_model_info *i = &m->info;
-    double n = (double)i->n_experts, k = (double)i->n_experts_used, layers = (double)i->n_sites;
+    double n = (double)i->n_experts, k = (double)i->n_experts_used;
     cost_point all = {.hit_rate = held(m)};
     /* The output head runs for the last token of a prompt alone. */
     double memory = 0, arithmetic = 0, head = 2.0 * (double)i->n_vocab * (double)i->n_embd,
            operations = 2.0 * (double)i->params_active - head;
     for (int32_t at = 0; at < rows; at += chunk) {
         double b = rows - at < chunk ? rows - at : chunk, u = cost_distinct(n, k, b),
-               read = n > 0 ? (double)m->expert_total * u / n * (1 - all.hit_rate) : 0;
-        /* Whole layers in turn: room for two is spent on reading ahead. */
-        if (u * 2 >= n && layers > 2 && all.hit_rate < 1) read *= layers / (layers - 2);
-        if (read > (double)m->expert_total) read = (double)m->expert_total;
+               read = experts_read(m, u, all.hit_rate);
         all.distinct = u;
         all.read += read;
         memory += memory_time(m, c, u);

@@ -80,7 +80,7 @@ cot_status cot__moe_streamed(cot__ops *c, const cot__moe *m, cot__store *store, 
     float *shared_y = shared ? cot__arena_alloc(c->arena, (size_t)x->n * cols * sizeof(float)) : NULL;
     if (!w.y || !w.at || !w.state || (shared && !shared_y))
         return cot__fail_memory(err, most * cols * sizeof(float));
-    cot__store_turn(store, m->bank, n * 2 >= m->router.n_experts && slots > (size_t)m->router.n_experts);
+    cot__store_turn(store, m->bank, n, slots);
     for (int from = 0, to; from == 0 || from < n; from = to) {
         size_t rows = 0;
         for (to = from; to < n && rows + (size_t)groups[to].n <= most; to++) rows += (size_t)groups[to].n;

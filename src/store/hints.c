@@ -1,16 +1,18 @@
 /* Owns: the wishes of predictors and of what comes for certain, and reading ahead while banks are swept.
  * Reads for them start only when no demanded read is under way. */
+#include <math.h>
 #include <string.h>
 
 #include "store/stream.h"
 
 enum { GUESS_WINDOW = 8, SWEEP_WINDOW = 64 }; /* reads of hints in flight at once */
 static const double STEP = 0.125, MOST_ALLOWANCE = 16;
+static const double MEASURED = 0.02; /* seconds of reading after which the disk's rate is known */
 
 /* Bytes that may wait for their first use: what is read too early displaces what is wanted again. */
 static uint64_t limit(const cot__stream *s) {
     uint64_t all = s->capacity < s->all ? s->capacity : s->all;
-    if (!s->cache.sweep) return all / 4;
+    if (!s->ahead) return all / 4;
     uint64_t two = s->n_banks ? s->all / (uint64_t)s->n_banks * 2 : 0;
     return two < all / 2 ? two : all / 2;
 }
@@ -52,7 +54,7 @@ static void read_ahead(cot__stream *s) {
  * stands in the way of what is wanted, so there are only as many as rarely do. */
 void cot__stream_adjust(cot__stream *s) {
     int wrong = 0;
-    if (!s->turned || s->cache.sweep) return;
+    if (!s->turned || s->ahead) return;
     s->turned = false;
     for (int j = 0; j < s->n_loading; j++) {
         const cot__slot *k = s->loading[j];
@@ -71,7 +73,7 @@ void cot__stream_pump(cot__stream *s) {
     if (s->starved) return;
     cot__aio_hold(s->aio);
     grant(s, s->certain, &s->n_certain, NULL);
-    if (s->n_certain == 0 && s->cache.sweep) read_ahead(s);
+    if (s->n_certain == 0 && s->ahead) read_ahead(s);
     else if (s->n_certain == 0 && s->n_urgent == 0) grant(s, s->guess, &s->n_guess, &s->credit);
     cot__aio_start(s->aio);
 }
@@ -84,14 +86,49 @@ static void forget(cot__stream *s, const cot__bank *bank) {
     s->n_guess = kept;
 }
 
-void cot__store_turn(cot__store *store, int bank, bool sweep) {
+/* A turn begins: what the bank before it took, if this one follows it. */
+static void keep_pace(cot__stream *s, const cot__bank *b, size_t pairs) {
+    cot__pace *p = &s->pace;
+    if (pairs > 2 * p->pairs || p->pairs > 2 * pairs) *p = (cot__pace){.pairs = pairs, .bank = p->bank};
+    const cot__bank *last = s->bank[p->bank];
+    double now = cot__now();
+    if (last && last->store == b->store && last->at + 1 == b->at && p->turned > 0 &&
+        p->released > p->turned) {
+        double stalled = last->stats.stall_read + last->stats.stall_slot - p->stalled;
+        double leased = fmax(p->released - p->turned - stalled, 0), between = now - p->released;
+        p->leased = p->leased > 0 ? 0.75 * p->leased + 0.25 * leased : leased;
+        p->between = p->between > 0 ? 0.75 * p->between + 0.25 * between : between;
+    }
+    p->turned = now;
+    p->stalled = b->stats.stall_read + b->stats.stall_slot;
+    p->bank = b->turn;
+}
+
+/* Whether it is no slower to read whole banks ahead than the wanted experts of each when its turn comes: the
+ * one reads more, the other leaves the disk idle between two leases. */
+static bool whole_pays(const cot__stream *s, const cot__bank *b, int wanted) {
+    cot__aio_stats disk;
+    cot__aio_get_stats(s->aio, &disk);
+    double banks = s->n_banks, held = fmin((double)s->capacity / (double)s->all, 1),
+           missing = (double)s->all / banks * (1 - held);
+    if (banks < 3 || disk.busy < MEASURED || s->pace.leased <= 0) return wanted * 8 >= b->n * 7;
+    double rate = (double)disk.bytes / disk.busy, some = missing * wanted / b->n / rate,
+           whole = missing * banks / (banks - 2) / rate; /* room for two banks is spent on it */
+    return fmax(s->pace.leased + s->pace.between, whole) <= fmax(s->pace.leased, some) + s->pace.between;
+}
+
+void cot__store_turn(cot__store *store, int bank, int wanted, size_t pairs) {
     cot__stream *s = store->stream;
     if (!s) return;
+    const cot__bank *b = store->banks[bank];
     pthread_mutex_lock(&s->lock);
-    sweep |= s->ring;
-    if (s->cache.sweep != sweep) cot__aio_window(s->aio, sweep ? SWEEP_WINDOW : GUESS_WINDOW);
-    cot__cache_turn(&s->cache, store->banks[bank]->turn, sweep);
-    forget(s, store->banks[bank]);
+    keep_pace(s, b, pairs);
+    bool sweep = s->ring || (wanted * 2 >= b->n && pairs > (size_t)wanted),
+         ahead = s->ring || (sweep && whole_pays(s, b, wanted));
+    if (s->ahead != ahead) cot__aio_window(s->aio, ahead ? SWEEP_WINDOW : GUESS_WINDOW);
+    s->ahead = ahead;
+    cot__cache_turn(&s->cache, b->turn, sweep);
+    forget(s, b);
     s->turned = true;
     s->ahead_bank = s->ahead_at = s->n_certain = 0;
     pthread_mutex_unlock(&s->lock);

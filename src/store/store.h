@@ -120,10 +120,11 @@ typedef struct cot__lease {
     cot__store *store; /* NULL: all is resident */
 } cot__lease;
 
-/* A pass reaches this bank, before its first acquire there. sweep: it wants nearly every expert of every
- * bank, as prompts and large batches do; missing experts of the next banks are then read ahead in order, and
- * the bank just passed makes room. Advice. */
-void cot__store_turn(cot__store *store, int bank, bool sweep);
+/* A pass of so many (row, expert) pairs reaches this bank, before its first acquire there, and wants so many
+ * experts of it. Where it wants most of them, as prompts and large batches do, the bank just passed makes
+ * room, and missing experts of the next banks are read ahead in order if that is no slower, by what this pass
+ * has measured so far, than to read only what is wanted. Advice. */
+void cot__store_turn(cot__store *store, int bank, int wanted, size_t pairs);
 /* `state` is room for n bytes of the lease's own; it may be NULL where nothing is streamed.
  * After a failure there is nothing to release. */
 cot_status cot__store_acquire(cot__store *store, int bank, const int32_t *ids, int n, uint8_t *state,

@@ -363,7 +363,7 @@ cot_status cot__stream_acquire(cot__stream *s, cot__lease *l, cot_error *err) {
     }
     cot__stream_adjust(s);
     /* The guesses that were wrong make way for what is wanted. */
-    if (l->missing && s->n_loading && !s->cache.sweep) abandon_hints(s, b);
+    if (l->missing && s->n_loading && !s->ahead) abandon_hints(s, b);
     cot_status st = ask(s, l, err);
     pthread_mutex_unlock(&s->lock);
     if (st != COT_OK) cot__stream_release(s, l);
@@ -466,6 +466,7 @@ void cot__stream_release(cot__stream *s, cot__lease *l) {
         if (state_of(l, a) == PINNED || state_of(l, a) == HANDED) give_back(s, l, a);
         else set_state(l, a, DONE);
     l->missing = 0;
+    s->pace.released = cot__now();
     after_giving(s);
     cot__stream_pump(s);
     pthread_mutex_unlock(&s->lock);

@@ -68,6 +68,15 @@ typedef struct cot__range {
 
 enum { COT__WISHES = 8192 };
 
+/* What a layer takes, seconds, smoothed: with a lease on experts, less what it waited for them, and from
+ * there to the next bank's turn. 0: not known. */
+typedef struct cot__pace {
+    double leased, between;
+    double turned, stalled, released; /* when it began, what had been waited for by then, when it ended */
+    size_t pairs;                     /* of the passes that were measured, about */
+    int bank;                         /* number in the cache */
+} cot__pace;
+
 /* The slots of all stores that share a budget. */
 typedef struct cot__stream {
     pthread_mutex_t lock;
@@ -93,6 +102,8 @@ typedef struct cot__stream {
     bool better;              /* surer guesses came for this turn: they will for the next */
     int early;                /* how many of the less sure may still be read in this turn */
     bool ring, turned;
+    bool ahead;     /* whole banks are read ahead */
+    cot__pace pace; /* of the pass under way */
     bool starved;   /* a lease waits for room: nothing else may take it */
     int ahead_bank; /* banks ahead, and expert, at which reading ahead goes on */
     int ahead_at;

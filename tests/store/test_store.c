@@ -70,7 +70,7 @@ static cot_status run_passes(cot__store *s, uint64_t seed, int passes, bool hint
             float chance[BANK_EXPERTS];
             int n = draw_ids(seed, i, ids), m = draw_ids(seed, i + 1000, more);
             for (int k = 0; k < m; k++) chance[k] = (float)cot__random_unit(seed, 52, i, (uint64_t)k);
-            cot__store_turn(s, l, hints && p % 5 == 4);
+            cot__store_turn(s, l, n, hints && p % 5 == 4 ? 1000 : (size_t)n);
             if (hints) cot__store_hint(s, (l + 1) % BANK_LAYERS, more, i % 4 ? chance : NULL, m, i);
             if (hints && i % 7 == 0) cot__store_cancel(s, i);
             COT_TRY(pass_layer(s, l, ids, n, 1 + (int)draw(5, seed, i, 3), true, err));
@@ -162,7 +162,7 @@ static void *work(void *arg) {
         for (int l = 0; l < BANK_LAYERS && w->status == COT_OK; l++) {
             int32_t ids[BANK_EXPERTS];
             int n = draw_ids(w->seed, (uint64_t)(p * BANK_LAYERS + l), ids);
-            cot__store_turn(w->store, l, false);
+            cot__store_turn(w->store, l, n, (size_t)n);
             w->status = pass_layer(w->store, l, ids, n, 3, true, &err);
         }
     return NULL;
@@ -204,10 +204,10 @@ static void hints_come_in_time(void **state) {
     const float chance[] = {0.9f, 0.8f, 0.7f};
     assert_int_equal(cot__store_create(&s, file.set, &o, &err), COT_OK);
     assert_int_equal(bank_bind(&file, s, &err), COT_OK);
-    cot__store_turn(s, 0, false);
+    cot__store_turn(s, 0, 1, 1);
     cot__store_hint(s, 1, second, chance, 3, 1);
     assert_int_equal(pass_layer(s, 0, first, 1, 4, true, &err), COT_OK); /* asks for them when it is done */
-    cot__store_turn(s, 1, false);
+    cot__store_turn(s, 1, 1, 1);
     assert_int_equal(pass_layer(s, 1, second, 3, 4, true, &err), COT_OK);
     cot__bank_stats b;
     cot__store_get_bank_stats(s, 1, &b);
@@ -240,7 +240,7 @@ static void surer_hints_come_later(void **state) {
     assert_int_equal(bank_bind(&file, s, &err), COT_OK);
     cot__bank_stats b;
     for (int l = 0; l < 2; l++) {
-        cot__store_turn(s, l, false);
+        cot__store_turn(s, l, 1, 1);
         cot__store_hint(s, l + 1, early, chance, 3, 1);
         assert_int_equal(pass_layer(s, l, first, 1, 4, true, &err), COT_OK);
         cot__store_get_bank_stats(s, l + 1, &b);
@@ -267,7 +267,7 @@ static void sweeping_keeps_what_it_can(void **state) {
     for (int p = 0; p < 12; p++) {
         if (p == 4) cot__store_get_stats(s, &a);
         for (int l = 0; l < BANK_LAYERS; l++) {
-            cot__store_turn(s, l, true);
+            cot__store_turn(s, l, BANK_EXPERTS, 1000);
             for (int from = 0; from < BANK_EXPERTS; from += 4)
                 assert_int_equal(pass_layer(s, l, all + from, 4, 2, true, &err), COT_OK);
         }
@@ -277,6 +277,42 @@ static void sweeping_keeps_what_it_can(void **state) {
     if (!(read < 0.75)) fail_msg("%.2f of all is read in each pass", read); /* LRU alone would read 1 */
     assert_true(read > 0.2);
     cot__store_free(&s);
+}
+
+/* Passes that want two experts of three, with half of all in memory and 8 ms from layer to layer: what is
+ * read ahead, and what has been read, after the pace is known. */
+static cot__bank_stats read_at(double bandwidth) {
+    cot__store *s = NULL;
+    cot_error err = {0};
+    cot__store_options o = options(4, COT__RETAIN_DECAY, 0);
+    o.aio.bandwidth = bandwidth;
+    assert_int_equal(cot__store_create(&s, file.set, &o, &err), COT_OK);
+    assert_int_equal(bank_bind(&file, s, &err), COT_OK);
+    assert_int_equal(cot__store_set_capacity(s, cot__store_all(s) / 2, &err), COT_OK);
+    cot__store_stats a = {0}, b;
+    for (int p = 0; p < 12; p++) {
+        if (p == 6) cot__store_get_stats(s, &a);
+        for (int l = 0; l < BANK_LAYERS; l++) {
+            int32_t ids[8];
+            for (int i = 0; i < 8; i++) ids[i] = i + i / 2 + p % 2; /* 0 1 3 4 … or 1 2 4 5 … */
+            cot__store_turn(s, l, 8, 24);
+            assert_int_equal(pass_layer(s, l, ids, 8, 8, true, &err), COT_OK);
+            usleep(8000);
+        }
+    }
+    cot__store_get_stats(s, &b);
+    b.all.hinted -= a.all.hinted;
+    b.all.bytes_read -= a.all.bytes_read;
+    cot__store_free(&s);
+    return b.all;
+}
+
+static void whole_banks_are_read_ahead_where_the_disk_would_idle(void **state) {
+    (void)state;
+    cot__bank_stats slow = read_at(4e6), fast = read_at(1e8);
+    assert_int_equal(slow.hinted, 0); /* each byte counts: what is wanted alone */
+    assert_true(fast.hinted > 30);
+    assert_true(fast.bytes_read > slow.bytes_read);
 }
 
 /* ---- faults ---- */
@@ -397,11 +433,17 @@ static void allocations(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_residency_gives_the_bytes), cmocka_unit_test(keeping_everything),
-        cmocka_unit_test(several_leases_at_once),          cmocka_unit_test(hints_come_in_time),
-        cmocka_unit_test(surer_hints_come_later),          cmocka_unit_test(sweeping_keeps_what_it_can),
-        cmocka_unit_test(a_failing_read_fails_the_lease),  cmocka_unit_test(short_reads_are_completed),
-        cmocka_unit_test(changed_files_are_noticed),       cmocka_unit_test(allocations),
+        cmocka_unit_test(every_residency_gives_the_bytes),
+        cmocka_unit_test(keeping_everything),
+        cmocka_unit_test(several_leases_at_once),
+        cmocka_unit_test(hints_come_in_time),
+        cmocka_unit_test(surer_hints_come_later),
+        cmocka_unit_test(sweeping_keeps_what_it_can),
+        cmocka_unit_test(whole_banks_are_read_ahead_where_the_disk_would_idle),
+        cmocka_unit_test(a_failing_read_fails_the_lease),
+        cmocka_unit_test(short_reads_are_completed),
+        cmocka_unit_test(changed_files_are_noticed),
+        cmocka_unit_test(allocations),
     };
     return cmocka_run_group_tests(tests, make, drop);
 }
