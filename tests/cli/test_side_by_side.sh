@@ -65,6 +65,14 @@ grep -qF -- "-m $model -c 256 -npp 1 -npl 3" "$dir/calls" || fail "filled in: $(
 bench/side_by_side $model --coterie "$binary" -p 0 -n 1 --rounds 1 --reps 1 --threads 1 --retries 3 --foreign 0.4 \
     --out "$dir/out" --peer "busy=$dir/busy" >/dev/null 2>"$dir/err" || fail "beside a busy process: $(tail -n 1 "$dir/err")"
 grep -q "^again: other processes took .*/busy$" "$dir/err" || fail "a busy machine was not seen"
+# Others that compute all the time, asked for: they are seen and believed, and gone afterwards.
+printf '#!/bin/sh\nsleep 1\necho "{\\"n_prompt\\": 0, \\"n_gen\\": 8, \\"avg_ts\\": 77}"\n' >"$dir/slow"
+chmod +x "$dir/slow"
+bench/side_by_side $model --coterie "$binary" -p 0 -n 1 --rounds 1 --reps 1 --threads 1 --retries 0 --busy 1 \
+    --out "$dir/out" --peer "slow=$dir/slow" >/dev/null 2>"$dir/err" || fail "with --busy: $(tail -n 1 "$dir/err")"
+grep -q "1 other process computed all the time" "$dir/out.md" || fail "--busy is not in the table"
+python3 -c 'import json, sys; o = json.load(open(sys.argv[1]))["results"][0]["others"]["slow"]; sys.exit(not o[0] > 0.2)' \
+    "$dir/out.json" || fail "nothing computed beside the engines"
 bench/side_by_side $model --peer 'x=a {nonsense}' >/dev/null 2>"$dir/err" && fail "an unknown word in braces was accepted"
 grep -q "cannot fill in" "$dir/err" || fail "an unknown word in braces: $(cat "$dir/err")"
 [ $failures = 0 ]
