@@ -3,7 +3,7 @@
 #   make demo       a language model writes text; nothing to prepare
 #   make test       every test (under ten minutes)
 #   make check      format, layers, style, warnings as errors, unit tests (under two minutes); before each commit
-# and: deps bench fuzz install asan ubsan tsan coverage tidy format full clean
+# and: deps bench fuzz install asan ubsan tsan coverage tidy topology format full clean
 
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 PREFIX ?= /usr/local
@@ -73,6 +73,12 @@ tidy: build/build.ninja
 	cmake --build build -j$(JOBS)
 	find src -name '*.c' -print0 | xargs -0 -n 4 -P $(JOBS) clang-tidy -p build --quiet
 
+# Two memory nodes and cores of two threads, in an emulated machine (minutes; fetches a kernel once).
+topology: all
+	@tools/install-deps topology
+	cmake --build build -j$(JOBS) --target test_topology
+	tools/topology build
+
 format:
 	@tools/install-deps check
 	tools/c-files | xargs clang-format -i
@@ -83,4 +89,4 @@ full: check test asan ubsan tsan fuzz
 clean:
 	rm -rf build build-*
 
-.PHONY: all deps demo test check bench fuzz install asan ubsan tsan coverage tidy format full clean
+.PHONY: all deps demo test check bench fuzz install asan ubsan tsan coverage tidy topology format full clean

@@ -78,7 +78,9 @@ static void spread(void *p, size_t bytes) {
     if (syscall(SYS_get_mempolicy, &policy, NULL, 0, NULL, 0) || policy != DEFAULT) return;
     if (syscall(SYS_get_mempolicy, NULL, nodes, NODES, NULL, ALLOWED)) return;
     for (size_t i = 0; i < sizeof nodes / sizeof *nodes; i++) n += __builtin_popcountl(nodes[i]);
-    if (n > 1) (void)syscall(SYS_mbind, p, bytes, INTERLEAVE, nodes, NODES, 0);
+    if (n < 2) return;
+    (void)madvise(p, bytes, MADV_DONTNEED); /* a used heap's pages would stay where they are */
+    (void)syscall(SYS_mbind, p, bytes, INTERLEAVE, nodes, NODES, 0);
 }
 
 void *cot__alloc_aligned(size_t alignment, size_t bytes) {

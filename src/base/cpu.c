@@ -70,17 +70,22 @@ static int cgroup_cpus(void) {
     return least;
 }
 
-int cot__cpu_list(int *cpus, int max) {
+int cot__cpu_list(int *cpus, int max, int first) {
     cpu_set_t set[8]; /* 8192 CPUs; the kernel refuses a mask that is too small for the machine */
     int n = 0, limit = (int)sizeof set * 8;
     CPU_ZERO_S(sizeof set, set);
     if (sched_getaffinity(0, sizeof set, set) != 0) return 0;
+    bool has_first = first >= 0 && first < limit && CPU_ISSET_S((size_t)first, sizeof set, set);
+    int core = has_first ? first_sibling(first) : -1; /* the one core that `first` stands for */
+    if (!has_first) first = 0;
     for (int siblings = 0; siblings < 2; siblings++) {
-        for (int i = 0; i < limit && n < max; i++) {
+        for (int k = 0; k < limit && n < max; k++) {
+            int i = (first + k) % limit;
             if (!CPU_ISSET_S((size_t)i, sizeof set, set)) continue;
-            int first = first_sibling(i);
+            int lowest = first_sibling(i);
             bool other =
-                first != i && first >= 0 && first < limit && CPU_ISSET_S((size_t)first, sizeof set, set);
+                lowest != i && lowest >= 0 && lowest < limit && CPU_ISSET_S((size_t)lowest, sizeof set, set);
+            if (lowest == core) other = i != first;
             if (other == (siblings == 1)) cpus[n++] = i;
         }
     }

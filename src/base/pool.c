@@ -121,11 +121,10 @@ static void wake_sleepers(cot__pool *p) {
 /* Gives each thread a CPU of its own, where the affinity mask has that many. */
 static void assign_cpus(cot__pool *p) {
     enum { MOST = 1024 };
-    int cpus[MOST], n = cot__cpu_list(cpus, MOST), here = sched_getcpu(), start = 0;
+    int cpus[MOST], n = cot__cpu_list(cpus, MOST, sched_getcpu()); /* the caller stays where it is */
     if (n < p->n_threads || p->n_threads < 2) return;
-    while (start < n && cpus[start] != here) start++; /* the caller stays where it is */
     for (int i = 0; i < p->n_threads; i++)
-        atomic_store_explicit(&p->workers[i].want, cpus[(start + i) % n], memory_order_relaxed);
+        atomic_store_explicit(&p->workers[i].want, cpus[i], memory_order_relaxed);
     p->bound = true;
     cot__log(COT_LOG_DEBUG, "threads: bound %d threads to a CPU each", p->n_threads);
 }

@@ -33,9 +33,9 @@ void cot__pool_leave(cot__pool *pool);
 bool cot__pool_bound(const cot__pool *pool);
 
 /* CPU facts: usable physical cores; the CPUs of the calling thread's affinity mask, one of each physical core
- * first (returns how many, at most max). */
+ * first, beginning with `first` where the mask has it (returns how many, at most max). */
 int cot__cpu_cores(void);
-int cot__cpu_list(int *cpus, int max);
+int cot__cpu_list(int *cpus, int max, int first);
 double cot__now(void); /* seconds, monotonic */
 
 #endif
