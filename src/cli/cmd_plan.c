@@ -62,7 +62,8 @@ static int report(const cot_model *m, const cot_session_options *so, const cost_
     cot_status st = lay_out(m, so, &z, &err);
     if (st == COT_OK && z.memory < z.least) {
         fprintf(stderr, "error: %s are too few: at least %llu MiB are needed\n",
-                cli_bytes(z.memory, text, sizeof text), (unsigned long long)((z.least + (1 << 20) - 1) >> 20));
+                cli_bytes(z.memory, text, sizeof text),
+                (unsigned long long)((z.least + (1 << 20) - 1) >> 20));
         return EXIT_FAILED;
     }
     if (st == COT_OK && z.cost.cache < z.cost.expert_total)
