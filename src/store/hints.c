@@ -8,6 +8,7 @@
 enum { GUESS_WINDOW = 8, SWEEP_WINDOW = 64 }; /* reads of hints in flight at once */
 static const double STEP = 0.125, MOST_ALLOWANCE = 16;
 static const double MEASURED = 0.02; /* seconds of reading after which the disk's rate is known */
+static const double DRAIN = 1.08;    /* reads by lease take so much longer: the queue runs dry after each */
 
 /* Bytes that may wait for their first use: what is read too early displaces what is wanted again. */
 static uint64_t limit(const cot__stream *s) {
@@ -112,7 +113,7 @@ static bool whole_pays(const cot__stream *s, const cot__bank *b, int wanted) {
     double banks = s->n_banks, held = fmin((double)s->capacity / (double)s->all, 1),
            missing = (double)s->all / banks * (1 - held);
     if (banks < 3 || disk.busy < MEASURED || s->pace.leased <= 0) return wanted * 8 >= b->n * 7;
-    double rate = (double)disk.bytes / disk.busy, some = missing * wanted / b->n / rate,
+    double rate = (double)disk.bytes / disk.busy, some = missing * wanted / b->n / rate * DRAIN,
            whole = missing * banks / (banks - 2) / rate; /* room for two banks is spent on it */
     return fmax(s->pace.leased + s->pace.between, whole) <= fmax(s->pace.leased, some) + s->pace.between;
 }
