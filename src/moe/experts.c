@@ -10,7 +10,6 @@
  * items are long, as far as all threads still get enough of them. */
 enum { CHUNK = 64, LONGEST = 256, SHARE = 12 /* items for each thread */ };
 enum { SHORT = 16 }; /* most rows of an expert for which items are long: scratch grows with both */
-enum { SUM = 256 };  /* columns of an item of the sum */
 enum { APART = 64 }; /* (row, expert) pairs whose results are kept apart before they are added */
 
 typedef struct slot_range {
@@ -156,7 +155,7 @@ static void part_item(void *arg, size_t item, int thread) {
 
 static void sum_item(void *arg, size_t item, int thread) {
     const sum_job *j = arg;
-    int64_t r0 = (int64_t)item * SUM, n = j->n_embd - r0 < SUM ? j->n_embd - r0 : SUM;
+    int64_t r0 = (int64_t)item * LONGEST, n = j->n_embd - r0 < LONGEST ? j->n_embd - r0 : LONGEST;
     for (int64_t i = 0; i < j->clear; i++)
         memset(j->out + (size_t)i * j->out_stride + r0, 0, (size_t)n * sizeof(float));
     for (int e = 0; e < j->n; e++) {
@@ -179,7 +178,7 @@ void cot__experts_sum(cot__ops *c, const cot__expert_rows *groups, const size_t 
                  .out_stride = out_stride,
                  .n_embd = n_embd,
                  .clear = clear};
-    cot__pool_run(c->pool, sum_item, &j, (size_t)((n_embd + SUM - 1) / SUM));
+    cot__pool_run(c->pool, sum_item, &j, (size_t)((n_embd + LONGEST - 1) / LONGEST));
 }
 
 cot_status cot__experts_encode(cot__ops *c, const cot__expert *e, cot__rows *x, cot_error *err) {
@@ -204,9 +203,8 @@ static cot_status bind_range(cot__ops *c, slot_range *s, cot__rows *x, cot_error
     return COT_OK;
 }
 
-/* The first two jobs; to_part: the third, too, into j->part. */
-static cot_status compute(experts_job *j, const cot__expert_rows *groups, size_t *at, bool to_part,
-                          cot_error *err) {
+/* The first two jobs and, where results are kept apart (j->part), the third. */
+static cot_status compute(experts_job *j, const cot__expert_rows *groups, cot_error *err) {
     cot__ops *c = j->c;
     size_t slots = 0, items = 0, most = 1, threads = (size_t)cot__pool_threads(c->pool), n = (size_t)j->n;
     int64_t d_ff = 1, up_rows = 0;
@@ -222,7 +220,6 @@ static cot_status compute(experts_job *j, const cot__expert_rows *groups, size_t
         *s = (slot_range){
             .g = &groups[i], .slot = slots, .item = items, .d_ff = groups[i].expert->part[COT__UP].rows};
         COT_TRY(bind_range(c, s, j->x, err));
-        if (at) at[i] = slots;
         slots += (size_t)groups[i].n;
         items += (size_t)((s->d_ff + j->up_rows - 1) / j->up_rows);
         if (s->d_ff > d_ff) d_ff = s->d_ff;
@@ -241,15 +238,14 @@ static cot_status compute(experts_job *j, const cot__expert_rows *groups, size_t
     cot__pool_run(c->pool, gate_up_item, j, items);
     cot__pool_run(c->pool, encode_item, j, n);
     size_t per = (size_t)((j->n_embd + j->down_rows - 1) / j->down_rows);
-    if (to_part) cot__pool_run(c->pool, part_item, j, per * n);
+    if (j->part) cot__pool_run(c->pool, part_item, j, per * n);
     return COT_OK;
 }
 
 cot_status cot__experts_apart(cot__ops *c, const cot__ffn *ffn, const cot__expert_rows *groups, int n_groups,
                               cot__rows *x, float *part, cot_error *err) {
-    experts_job j = {
-        .c = c, .ffn = ffn, .n = n_groups, .x = x, .n_embd = x->cols, .n_rows = x->n, .part = part};
-    return compute(&j, groups, NULL, true, err);
+    experts_job j = {.c = c, .ffn = ffn, .n = n_groups, .x = x, .n_embd = x->cols, .part = part};
+    return compute(&j, groups, err);
 }
 
 cot_status cot__experts_compute(cot__ops *c, const cot__ffn *ffn, const cot__expert_rows *groups,
@@ -262,16 +258,18 @@ cot_status cot__experts_compute(cot__ops *c, const cot__ffn *ffn, const cot__exp
                      .out_stride = out_stride,
                      .n_embd = x->cols,
                      .n_rows = x->n};
-    size_t slots = 0, *at = NULL;
-    for (int i = 0; i < n_groups; i++) slots += (size_t)groups[i].n;
-    bool apart = slots <= APART && n_groups > 1;
-    if (apart) {
-        j.part = cot__arena_alloc(c->arena, slots * (size_t)j.n_embd * sizeof(float));
-        at = cot__arena_alloc(c->arena, (size_t)n_groups * sizeof *at);
-        if (!j.part || !at) return cot__fail_memory(err, slots * (size_t)j.n_embd * sizeof(float));
+    size_t slots = 0, *at = cot__arena_alloc(c->arena, (size_t)n_groups * sizeof *at);
+    if (!at) return cot__fail_memory(err, (size_t)n_groups * sizeof *at);
+    for (int i = 0; i < n_groups; i++) {
+        at[i] = slots;
+        slots += (size_t)groups[i].n;
     }
-    COT_TRY(compute(&j, groups, at, apart, err));
-    if (apart) cot__experts_sum(c, groups, at, n_groups, j.part, j.n_embd, x->n, out, out_stride);
+    if (slots <= APART && n_groups > 1) {
+        j.part = cot__arena_alloc(c->arena, slots * (size_t)j.n_embd * sizeof(float));
+        if (!j.part) return cot__fail_memory(err, slots * (size_t)j.n_embd * sizeof(float));
+    }
+    COT_TRY(compute(&j, groups, err));
+    if (j.part) cot__experts_sum(c, groups, at, n_groups, j.part, j.n_embd, x->n, out, out_stride);
     else cot__pool_run(c->pool, down_item, &j, (size_t)((j.n_embd + CHUNK - 1) / CHUNK));
     return COT_OK;
 }

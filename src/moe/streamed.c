@@ -81,9 +81,10 @@ cot_status cot__moe_streamed(cot__ops *c, const cot__moe *m, cot__store *store, 
     if (!w.y || !w.at || !w.state || (shared && !shared_y))
         return cot__fail_memory(err, most * cols * sizeof(float));
     cot__store_turn(store, m->bank, n, slots);
-    for (int from = 0, to; from == 0 || from < n; from = to) {
+    int from = 0, to = 0;
+    do {
         size_t rows = 0;
-        for (to = from; to < n && rows + (size_t)groups[to].n <= most; to++) rows += (size_t)groups[to].n;
+        for (; to < n && rows + (size_t)groups[to].n <= most; to++) rows += (size_t)groups[to].n;
         w.groups = groups + from, w.ids = ids + from, w.n = to - from;
         cot__lease lease;
         COT_TRY(cot__store_acquire(store, m->bank, w.ids, w.n, w.state, &lease, err));
@@ -99,8 +100,8 @@ cot_status cot__moe_streamed(cot__ops *c, const cot__moe *m, cot__store *store, 
         }
         COT_TRY(run_window(c, m, store, &w, &lease, x, err));
         cot__experts_sum(c, w.groups, w.at, w.n, w.y, m->n_embd, from == 0 ? x->n : 0, out, out_stride);
-        if (n == 0) break;
-    }
+        from = to;
+    } while (from < n);
     if (shared) cot__experts_sum(c, shared, &(size_t){0}, 1, shared_y, m->n_embd, 0, out, out_stride);
     return COT_OK;
 }
