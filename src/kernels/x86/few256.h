@@ -7,7 +7,8 @@
 
 enum {
     FEW = 4,    /* most tokens */
-    AHEAD = 512 /* bytes, with AVX-512: reading goes on while the products of several tokens are made */
+    AHEAD = 512 /* bytes, where nothing else fetches to the first-level cache: reading goes on while the
+                   products of several tokens are made */
 };
 
 /* What four blocks have besides their values. */
@@ -159,7 +160,7 @@ COT_ALWAYS void few256_blocks(const kind256 *k, const uint8_t *p, int64_t i, int
             continue;
         }
         k->unpack(p + j * k->bytes, q);
-        for (int at = 0; at < k->bytes && WIDE == 64; at += 64)
+        for (int at = 0; at < k->bytes && !fetch_near; at += 64)
             _mm_prefetch((const char *)p + j * k->bytes + AHEAD + at, _MM_HINT_T0);
         scale_words(k->fine, &h, j, scale);
         for (int t = 0; t < n; t++) s[t][j] = block_sum(k, q, scale, a[t][i].q[j], t ? NULL : p, j);

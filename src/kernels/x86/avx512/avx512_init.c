@@ -2,6 +2,6 @@
 #include "kernels/x86/level.h"
 
 void cot__kernels_init_avx512(cot_kernels *k) {
-    helps_to_fetch = __builtin_cpu_is("intel");
+    fetch_as_measured();
     fill(k);
 }

@@ -127,7 +127,7 @@ static void act_bf16(const float *x, void *dst, int64_t n) {
 
 void cot__kernels_init_avx512bf16(cot_kernels *k) {
     int s = cot__kernel_slot(COT_BF16);
-    helps_to_fetch = __builtin_cpu_is("intel");
+    fetch_as_measured();
     k->act[s] = COT_ACT_BF16;
     k->gemm[s] = gemm_bf16;
     k->act_encode[COT_ACT_BF16] = act_bf16;
