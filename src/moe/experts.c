@@ -68,6 +68,14 @@ static void add_bias(const cot_view *b, int64_t r0, int64_t n, float *rows, size
         for (int64_t j = 0; j < n; j++) rows[(size_t)i * stride + (size_t)j] += tmp[j];
 }
 
+/* The first lines of what this thread is about to read, while it still works on other weights: a processor that
+ * finds the rest by itself waits for these, and for the translation of a new address. */
+static void fetch_start(const cot_view *w, int64_t row) {
+    if (!w->data) return;
+    const char *p = cot__view_at(w, row);
+    for (int at = 0; at < 1024; at += 64) __builtin_prefetch(p + at, 0, 2);
+}
+
 static void gate_up_item(void *arg, size_t item, int thread) {
     experts_job *j = arg;
     int lo = 0, hi = j->n - 1;
@@ -94,7 +102,9 @@ static void gate_up_item(void *arg, size_t item, int thread) {
         }
         return;
     }
+    fetch_start(up, r0);
     s->gemm_gate(gate, r0, r1, s->act_gate, s->act_gate_stride, s->g->rows, m, h, j->h_stride);
+    if (r1 == s->d_ff && lo + 1 < j->n) fetch_start(&j->r[lo + 1].g->expert->part[COT__GATE], 0);
     s->gemm_up(up, r0, r1, s->act_up, s->act_up_stride, s->g->rows, m, u - r0, u_stride);
     add_bias(&e->part[COT__GATE_B], r0, n, h + r0, j->h_stride, m);
     add_bias(&e->part[COT__UP_B], r0, n, u, u_stride, m);
@@ -149,6 +159,7 @@ static void part_item(void *arg, size_t item, int thread) {
                                                  : (const void *)(j->enc + s->slot * j->enc_stride);
     size_t stride = s->act_down == COT_ACT_F32 ? j->h_stride * sizeof(float) : j->enc_stride;
     float *out = j->part + s->slot * (size_t)j->n_embd;
+    if (r1 == j->n_embd && item / per + 1 < (size_t)j->n) fetch_start(&s[1].g->expert->part[COT__DOWN], 0);
     s->gemm_down(&s->g->expert->part[COT__DOWN], r0, r1, act, stride, NULL, s->g->n, out, (size_t)j->n_embd);
     add_bias(&s->g->expert->part[COT__DOWN_B], r0, r1 - r0, out + r0, (size_t)j->n_embd, s->g->n);
 }
