@@ -68,8 +68,8 @@ static void add_bias(const cot_view *b, int64_t r0, int64_t n, float *rows, size
         for (int64_t j = 0; j < n; j++) rows[(size_t)i * stride + (size_t)j] += tmp[j];
 }
 
-/* The first lines of what this thread is about to read, while it still works on other weights: a processor that
- * finds the rest by itself waits for these, and for the translation of a new address. */
+/* The first lines of what this thread is about to read, while it still works on other weights: a processor
+ * that finds the rest by itself waits for these, and for the translation of a new address. */
 static void fetch_start(const cot_view *w, int64_t row) {
     if (!w->data) return;
     const char *p = cot__view_at(w, row);

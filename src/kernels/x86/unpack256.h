@@ -28,11 +28,7 @@ typedef struct kind256 {
 } kind256;
 
 #ifdef __AVX512F__
-/* Constants: a 16-bit value for each quarter, a 32-bit value for each half. */
-COT_ALWAYS __m512i quarters16(int a, int b, int c, int d) {
-    const long long each = 0x0001000100010001;
-    return _mm512_set_epi64(d * each, d * each, c * each, c * each, b * each, b * each, a * each, a * each);
-}
+/* A constant: a 32-bit value for each half. */
 COT_ALWAYS __m512i halves32(int a, int b) {
     return _mm512_set_epi32(b, b, b, b, b, b, b, b, a, a, a, a, a, a, a, a);
 }

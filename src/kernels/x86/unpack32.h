@@ -54,22 +54,48 @@ static const kind32 kind_q5_1 = {unpack_q5_1, 24, 0, 2, 0, false, SCALE_HALF, -1
 static const kind32 kind_iq4_nl = {unpack_iq4_nl, 18, 0, -1, 0, true, SCALE_HALF, 2, table_iq4};
 static const kind32 kind_mxfp4 = {unpack_mxfp4, 17, 0, -1, 16, false, SCALE_POWER, 1, table_mxfp4};
 
-/* Scales (or minima) of m ≤ 8 blocks `bytes` apart, zero beyond. */
-COT_ALWAYS __m256 scales8(scale32 kind, const uint8_t *p, int bytes, int m) {
-    if (kind == SCALE_HALF) {
-        uint16_t h[8] = {0};
-        for (int j = 0; j < m; j++) memcpy(&h[j], p + bytes * j, 2);
-        return _mm256_cvtph_ps(_mm_setr_epi16((short)h[0], (short)h[1], (short)h[2], (short)h[3], (short)h[4],
-                                              (short)h[5], (short)h[6], (short)h[7]));
+/* The words at which eight blocks' scales are, `bytes` apart: of an odd place, the word that holds it. */
+COT_ALWAYS __m128i words8(const uint8_t *p, int bytes, int at) {
+#define AT(j) (short)((bytes * (j) + at) / 2)
+#ifdef __AVX512F__
+    __m512i few =
+        _mm512_castsi128_si512(_mm_setr_epi16(AT(0), AT(1), AT(2), AT(3), AT(4), AT(5), AT(6), AT(7)));
+    __m128i w = _mm512_castsi512_si128(
+        _mm512_permutex2var_epi16(_mm512_loadu_si512(p), few, _mm512_loadu_si512(p + 64)));
+    if (AT(7) < 64) return w;
+    if (bytes > 32) { /* the second four are where the first four are */
+        p += 4 * bytes;
+        return _mm_unpacklo_epi64(w, _mm512_castsi512_si128(_mm512_permutex2var_epi16(
+                                         _mm512_loadu_si512(p), few, _mm512_loadu_si512(p + 64))));
     }
+    __mmask8 late = (__mmask8)((AT(5) >= 64) << 5 | (AT(6) >= 64) << 6 | 1 << 7);
+    few = _mm512_sub_epi16(few, _mm512_set1_epi16((short)(4 * bytes - 32))); /* from the last 64 bytes */
+    return _mm_mask_blend_epi16(
+        late, w,
+        _mm512_castsi512_si128(_mm512_permutexvar_epi16(few, _mm512_loadu_si512(p + 8 * bytes - 64))));
+#else
+    uint16_t h[8];
+    for (int j = 0; j < 8; j++) memcpy(&h[j], p + 2 * AT(j), 2);
+    return _mm_setr_epi16((short)h[0], (short)h[1], (short)h[2], (short)h[3], (short)h[4], (short)h[5],
+                          (short)h[6], (short)h[7]);
+#endif
+#undef AT
+}
+/* Scales (or minima) of eight blocks. */
+COT_ALWAYS __m256 scales8(const kind32 *k, const uint8_t *p, int at) {
+    if (k->scale == SCALE_HALF) return _mm256_cvtph_ps(words8(p, k->bytes, at));
+#ifdef __AVX512F__
+    __m128i w = words8(p, k->bytes, at); /* blocks of an odd number of bytes: 0, 2, … in the low one */
+    w = _mm_srlv_epi16(w, _mm_setr_epi16(0, 8, 0, 8, 0, 8, 0, 8));
+    __m256i x = _mm256_cvtepu16_epi32(_mm_and_si128(w, _mm_set1_epi16(255)));
+#else
     uint64_t e = 0;
-    for (int j = 0; j < m; j++) e |= (uint64_t)p[bytes * j] << (8 * j);
-    __m256i x = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)e)), one = _mm256_set1_epi32(1);
-    __m256i small = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), x); /* e = 0 and 1: denormal */
-    x = _mm256_blendv_epi8(_mm256_slli_epi32(_mm256_sub_epi32(x, one), 23), small,
-                           _mm256_cmpgt_epi32(_mm256_set1_epi32(2), x));
-    __m256i within = _mm256_cmpgt_epi32(_mm256_set1_epi32(m), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-    return _mm256_castsi256_ps(_mm256_and_si256(x, within));
+    for (int j = 0; j < 8; j++) e |= (uint64_t)p[k->bytes * j + at] << (8 * j);
+    __m256i x = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)e));
+#endif
+    __m256i normal = _mm256_sub_epi32(_mm256_slli_epi32(x, 23), _mm256_set1_epi32(1 << 23));
+    __m256i small = _mm256_add_epi32(_mm256_slli_epi32(x, 21), _mm256_set1_epi32(1 << 21)); /* e = 0 and 1 */
+    return _mm256_castsi256_ps(_mm256_max_epi32(normal, small));
 }
 /* LANES scales side by side. */
 COT_ALWAYS widef scales_beside(scale32 kind, const uint8_t *p) {
@@ -99,6 +125,29 @@ COT_ALWAYS int zero_shift(const kind32 *k) {
     return lifted(k) ? 0 : k->zero == 32 ? 2 : k->zero == 16 ? 3 : 4;
 }
 COT_ALWAYS bool has_zero(const kind32 *k) { return lifted(k) || k->zero; }
+
+/* Values of as many blocks as a wide vector holds, q as the level's products take them. */
+enum { BLOCKS_OF = WIDE / 32 };
+COT_ALWAYS wide unpack_wide(const kind32 *k, const uint8_t *p) {
+#ifdef __AVX512F__
+    const __m512i lift = w_all8(0x80);
+    if (k->bytes == 34) return w_xor(_mm512_inserti64x4(w_load(p + 2), load256(p + 36), 1), lift);
+    const uint8_t *n = p + k->bytes - 16;
+    __m512i v = _mm512_mask_broadcast_i32x4(w_each128(load128(n)), 0xff00, load128(n + k->bytes));
+    v = w_and(_mm512_srlv_epi16(v, quarters16(0, 4, 0, 4)), w_all8(15));
+    if (k->table) {
+        __m512i table = w_each128(load128(k->table));
+        return w_shuffle8(lifted(k) ? w_xor(table, lift) : table, v);
+    }
+    if (k->nibbles_at >= 0) return v;
+    uint32_t bits[2]; /* the fifth bit of each value */
+    memcpy(bits, n - 4, 4);
+    memcpy(bits + 1, n + k->bytes - 4, 4);
+    return w_or(v, _mm512_maskz_set1_epi8(bits[0] | (uint64_t)bits[1] << 32, 16));
+#else
+    return k->unpack(p);
+#endif
+}
 
 /* ---- rows that stand together: p is a block of 16 rows, of which LANES from `first` on are meant ---- */
 

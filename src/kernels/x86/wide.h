@@ -109,6 +109,14 @@ COT_ALWAYS void wf_store_some(float *p, widef v, int n) {
 #endif
 }
 
+#ifdef __AVX512F__
+/* A constant: a 16-bit value for each quarter. */
+COT_ALWAYS __m512i quarters16(int a, int b, int c, int d) {
+    const long long each = 0x0001000100010001;
+    return _mm512_set_epi64(d * each, d * each, c * each, c * each, b * each, b * each, a * each, a * each);
+}
+#endif
+
 /* In every lane, bytes a, b, c, d of it; 128: zero. */
 COT_ALWAYS wide bytes_of(wide v, int a, int b, int c, int d) {
     return w_shuffle8(v, w_each128(_mm_setr_epi8((char)a, (char)b, (char)c, (char)d, (char)(a + 4),
@@ -190,8 +198,9 @@ COT_ALWAYS void fetch_as_measured(void) {
 enum { fetch_distance = 2048, fetch_near = true };
 #endif
 COT_ALWAYS void fetch_line(const void *p) {
-    if (fetch_near) _mm_prefetch((const char *)p + fetch_distance, _MM_HINT_T0);
-    else _mm_prefetch((const char *)p + fetch_distance, _MM_HINT_T1);
+    const char *at = (const char *)((uintptr_t)p + (unsigned)fetch_distance); /* beyond what p may point to */
+    if (fetch_near) _mm_prefetch(at, _MM_HINT_T0);
+    else _mm_prefetch(at, _MM_HINT_T1);
 }
 /* Part u of `of` of the n bytes at p. */
 COT_ALWAYS void fetch_part(const uint8_t *p, int n, int u, int of) {
