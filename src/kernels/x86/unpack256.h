@@ -147,14 +147,17 @@ COT_ALWAYS void unpack_q3_k(const uint8_t *p, wide q[PARTS]) {
 }
 
 COT_ALWAYS void scales_iq4_xs(const uint8_t *p, scales256 *b) {
-    uint64_t s = 0;
+    uint32_t low;
     uint16_t high;
+    memcpy(&low, p + 4, 4);
     memcpy(&high, p + 2, 2);
-    for (int i = 0; i < 8; i++) {
-        unsigned v = (p[4 + i / 2] >> (4 * (i % 2)) & 15u) | (high >> (2 * i) & 3u) << 4;
-        s |= (uint64_t)((v - 32) & 255) << (8 * i);
-    }
-    __m128i scale = _mm_cvtepi8_epi16(_mm_cvtsi64_si128((long long)s));
+    __m256i l =
+        _mm256_srlv_epi32(_mm256_set1_epi32((int)low), _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
+    __m256i h = _mm256_srlv_epi32(_mm256_set1_epi32(high), _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14));
+    l = _mm256_and_si256(l, _mm256_set1_epi32(15));
+    h = _mm256_slli_epi32(_mm256_and_si256(h, _mm256_set1_epi32(3)), 4);
+    l = _mm256_sub_epi32(_mm256_or_si256(l, h), _mm256_set1_epi32(32));
+    __m128i scale = _mm_packs_epi32(_mm256_castsi256_si128(l), _mm256_extracti128_si256(l, 1));
     b->scale = _mm256_castsi128_si256(scale);
     b->min = _mm256_castsi128_si256(_mm_slli_epi16(scale, 7)); /* of the wider level: q stands 128 too high */
 }
