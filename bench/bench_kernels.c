@@ -216,7 +216,7 @@ static void others(const cot_kernels *k, const plan *p) {
         }
         for (int n = 1; n <= MAX_TOKENS; n *= 8) {
             work w = {.run = attention, .k = k, .n = n, .in = p->in, .out = p->out};
-            w.kv = (cot__kv_chunk){keys, values, kv[i], kv[i], stride, stride, HEAD, HEAD};
+            w.kv = (cot__kv_chunk){keys, values, kv[i], kv[i], stride, stride, HEAD, HEAD, NULL};
             w.bytes = 2.0 * COT_KV_CHUNK * (double)stride, w.ops = 4.0 * COT_KV_CHUNK * HEAD * n;
             static const char *const names[] = {"f16", "q8_0", "f32"};
             snprintf(w.name, sizeof w.name, "attn/%s/%d", names[i], n);

@@ -54,6 +54,7 @@ typedef struct cot__kv_chunk {
     cot_type k_type, v_type;
     size_t k_stride, v_stride; /* bytes between positions */
     int dk, dv;                /* elements per position; v may alias k (MLA latent: dv ≤ dk) */
+    const void *next;          /* the keys of the chunk that comes after this one, to be fetched; or NULL */
 } cot__kv_chunk;
 
 /* Partial softmax state of one query: acc holds Σ e^{z−m} v (dv floats), l = Σ e^{z−m}. Empty: m = −INF, l =

@@ -111,7 +111,8 @@ static void attn_item(void *arg, size_t item, int thread) {
                             s->k_row,
                             s->v_alias ? s->k_row : s->v_row,
                             s->dk,
-                            s->dv};
+                            s->dv,
+                            chunk < hi / COT_KV_CHUNK ? k_rows(s, a->blocks[r0][chunk + 1], kv_head) : NULL};
         int32_t base = chunk * COT_KV_CHUNK;
         for (int i = 0; i < nq; i++) {
             int32_t pos = a->pos[r0 + i / j->heads_per];

@@ -362,7 +362,7 @@ static void attention_agrees(void **state) {
                 for (int d = 0; d < 640; d++) row[d] = unit();
                 ref->kv_store(type, (char *)values.p + (size_t)j * vb, row, dv);
             }
-            cot__kv_chunk kv = {keys.p, values.p, type, type, kb, vb, dk, dv};
+            cot__kv_chunk kv = {keys.p, values.p, type, type, kb, vb, dk, dv, keys.p};
             guarded q = guard((size_t)QUERIES * (size_t)dk * 4, true),
                     acc = guard((size_t)QUERIES * (size_t)dv * 4, true);
             for (int i = 0; i < QUERIES * dk; i++) ((float *)q.p)[i] = unit();

@@ -8,6 +8,7 @@ static void kv_load(cot_type type, float *dst, const void *src, int n) {
     if (type == COT_F32) memcpy(dst, src, (size_t)n * sizeof *dst);
     else if (type == COT_F16) {
         const uint16_t *p = src;
+        for (; i + LANES <= n; i += LANES) wf_store(dst + i, wf_halves(p + i));
         for (; i + 8 <= n; i += 8) _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(load128(p + i)));
         for (; i < n; i++) dst[i] = half_at((const uint8_t *)(p + i));
     } else {
@@ -62,14 +63,23 @@ COT_ALWAYS __m128 close4(widef s[KEYS][HALVES]) {
     return _mm_add_ps(_mm_add_ps(a[0], a[2]), _mm_add_ps(a[1], a[3]));
 }
 
-COT_ALWAYS void dots_step(const float *const q[AT_ONCE], int n, const float *const k[KEYS], int d, int left,
-                          widef s[AT_ONCE][KEYS][HALVES]) {
+/* A row of keys or values, F32 or (half) F16 as stored. */
+COT_ALWAYS widef row_load(const char *row, bool half, int at) {
+    return half ? wf_halves((const uint16_t *)(const void *)row + at)
+                : wf_load((const float *)(const void *)row + at);
+}
+COT_ALWAYS widef row_load_some(const char *row, int at, int some) {
+    return wf_load_some((const float *)(const void *)row + at, some);
+}
+
+COT_ALWAYS void dots_step(const float *const q[AT_ONCE], int n, const char *const k[KEYS], bool half, int d,
+                          int left, widef s[AT_ONCE][KEYS][HALVES]) {
     for (int h = 0; h < HALVES; h++) {
         widef key[KEYS];
         int some = left - LANES * h < LANES ? left - LANES * h : LANES, at = d + LANES * h;
         if (some <= 0) return;
         for (int j = 0; j < KEYS; j++)
-            key[j] = some < LANES ? wf_load_some(k[j] + at, some) : wf_load(k[j] + at);
+            key[j] = some < LANES ? row_load_some(k[j], at, some) : row_load(k[j], half, at);
         for (int i = 0; i < n; i++) {
             widef x = some < LANES ? wf_load_some(q[i] + at, some) : wf_load(q[i] + at);
             for (int j = 0; j < KEYS; j++) s[i][j][h] = wf_fma(x, key[j], s[i][j][h]);
@@ -78,32 +88,31 @@ COT_ALWAYS void dots_step(const float *const q[AT_ONCE], int n, const float *con
 }
 
 /* n queries with four keys: z[i · COT_KV_CHUNK + j]. */
-COT_ALWAYS void dots(const float *const q[AT_ONCE], int n, const float *const k[KEYS], int dk,
+COT_ALWAYS void dots(const float *const q[AT_ONCE], int n, const char *const k[KEYS], bool half, int dk,
                      float *z[AT_ONCE], float scale) {
     widef s[AT_ONCE][KEYS][HALVES];
     int d = 0;
     for (int i = 0; i < n; i++)
         for (int j = 0; j < KEYS; j++)
             for (int h = 0; h < HALVES; h++) s[i][j][h] = wf_zero();
-    for (; d + 16 <= dk; d += 16) dots_step(q, n, k, d, 16, s);
-    if (d < dk) dots_step(q, n, k, d, dk - d, s);
+    for (; d + 16 <= dk; d += 16) dots_step(q, n, k, half, d, 16, s);
+    if (d < dk) dots_step(q, n, k, half, d, dk - d, s);
     for (int i = 0; i < n; i++) _mm_storeu_ps(z[i], _mm_mul_ps(close4(s[i]), _mm_set1_ps(scale)));
 }
 
-/* Positions j0 … j1 − 1, whose keys are in rows; z has room for three more. */
-static void score(const float *q, size_t q_stride, int n_q, const float *rows, int dk, int j0, int j1,
-                  float scale, float softcap, float (*z)[COT_KV_CHUNK + KEYS]) {
+/* Positions j0 … j1 − 1, whose keys are in rows, `stride` bytes apart; z has room for three more. */
+COT_ALWAYS void score(const float *q, size_t q_stride, int n_q, const char *rows, size_t stride, bool half,
+                      int dk, int j0, int j1, float scale, float softcap, float (*z)[COT_KV_CHUNK + KEYS]) {
     for (int j = j0; j < j1; j += KEYS) {
-        const float *k[KEYS];
-        for (int e = 0; e < KEYS; e++)
-            k[e] = rows + (size_t)((j + e < j1 ? j + e : j1 - 1) - j0) * (size_t)dk;
+        const char *k[KEYS];
+        for (int e = 0; e < KEYS; e++) k[e] = rows + (size_t)((j + e < j1 ? j + e : j1 - 1) - j0) * stride;
         for (int i = 0, step; i < n_q; i += step) {
             const float *at[AT_ONCE];
             float *to[AT_ONCE];
             step = n_q - i >= AT_ONCE ? AT_ONCE : 1;
             for (int e = 0; e < step; e++) at[e] = q + (size_t)(i + e) * q_stride, to[e] = &z[i + e][j];
-            if (step == AT_ONCE) dots(at, AT_ONCE, k, dk, to, scale);
-            else dots(at, 1, k, dk, to, scale);
+            if (step == AT_ONCE) dots(at, AT_ONCE, k, half, dk, to, scale);
+            else dots(at, 1, k, half, dk, to, scale);
         }
     }
     for (int i = 0; i < n_q && softcap > 0; i++)
@@ -114,23 +123,26 @@ static void score(const float *q, size_t q_stride, int n_q, const float *rows, i
 
 enum { COLUMNS = 8 }; /* vectors of the sum that stay in registers */
 
-static void accumulate(float *acc, const float *rows, int dv, int j0, int j1, const float *p) {
+COT_ALWAYS void accumulate(float *acc, const char *rows, size_t stride, bool half, int dv, int j0, int j1,
+                           const float *p) {
     int d = 0;
     for (; d + COLUMNS * LANES <= dv; d += COLUMNS * LANES) {
         widef a[COLUMNS];
         for (int c = 0; c < COLUMNS; c++) a[c] = wf_load(acc + d + LANES * c);
         for (int j = j0; j < j1; j++) {
-            const float *v = rows + (size_t)(j - j0) * (size_t)dv + d;
             widef w = wf_all(p[j]);
-            for (int c = 0; c < COLUMNS; c++) a[c] = wf_fma(w, wf_load(v + LANES * c), a[c]);
+            for (int c = 0; c < COLUMNS; c++)
+                a[c] = wf_fma(w, row_load(rows + (size_t)(j - j0) * stride, half, d + LANES * c), a[c]);
         }
         for (int c = 0; c < COLUMNS; c++) wf_store(acc + d + LANES * c, a[c]);
     }
     for (; d < dv; d += LANES) {
         int some = dv - d < LANES ? dv - d : LANES;
         widef a = wf_load_some(acc + d, some);
-        for (int j = j0; j < j1; j++)
-            a = wf_fma(wf_all(p[j]), wf_load_some(rows + (size_t)(j - j0) * (size_t)dv + d, some), a);
+        for (int j = j0; j < j1; j++) {
+            const char *v = rows + (size_t)(j - j0) * stride;
+            a = wf_fma(wf_all(p[j]), some < LANES ? row_load_some(v, d, some) : row_load(v, half, d), a);
+        }
         wf_store_some(acc + d, a, some);
     }
 }
@@ -149,13 +161,23 @@ static cot__attn_state weigh(float *z, int from, int to) {
 
 /* ---- a chunk ---- */
 
-enum { ATTN_BUFFER = 10240, QUERIES = 64 }; /* floats: 40 KiB; queries that share what is loaded */
+/* Row j of what will be read after the present rows: a chunk is too short for the processor to foresee it. */
+COT_ALWAYS void fetch_row(const void *rows, int j, size_t stride) {
+    const char *p = (const char *)rows + (size_t)j * stride;
+    for (size_t at = 0; rows && at < stride; at += 64) _mm_prefetch(p + at, _MM_HINT_T0);
+}
 
-static void attn_queries(const cot__kv_chunk *kv, const float *q, size_t q_stride, int n_q, const int *from,
-                         const int *to, float scale, float softcap, cot__attn_state *st, float *acc,
-                         size_t acc_stride) {
+/* Floats: 40 KiB; queries that share what is loaded; rows at a time when nothing is; queries for which F16 is
+ * converted each time it is used. */
+enum { ATTN_BUFFER = 10240, QUERIES = 64, STRETCH = 16, DIRECT = 2 };
+
+/* direct: keys and values are F16 and no vector is left half full. */
+COT_ALWAYS void attn_queries(const cot__kv_chunk *kv, bool direct, const float *q, size_t q_stride, int n_q,
+                             const int *from, const int *to, float scale, float softcap, cot__attn_state *st,
+                             float *acc, size_t acc_stride) {
     float rows[ATTN_BUFFER], z[QUERIES][COT_KV_CHUNK + KEYS];
-    int lo = COT_KV_CHUNK, hi = 0, step = ATTN_BUFFER / kv->dk / KEYS * KEYS;
+    const char *loaded = (const char *)rows;
+    int lo = COT_KV_CHUNK, hi = 0, step = direct ? STRETCH : ATTN_BUFFER / kv->dk / KEYS * KEYS;
     for (int i = 0; i < n_q; i++) {
         if (from[i] >= to[i]) continue;
         lo = from[i] < lo ? from[i] : lo;
@@ -164,26 +186,39 @@ static void attn_queries(const cot__kv_chunk *kv, const float *q, size_t q_strid
     if (step < 1) step = 1;
     for (int j = lo; j < hi; j += step) {
         int end = hi - j < step ? hi : j + step;
-        for (int k = j; k < end; k++)
+        const char *keys = (const char *)kv->k + (size_t)j * kv->k_stride;
+        for (int k = j; k < end; k++) {
+            fetch_row(kv->v, k, kv->v_stride);
+            if (direct) continue;
             kv_load(kv->k_type, rows + (size_t)(k - j) * (size_t)kv->dk,
-                    (const char *)kv->k + (size_t)k * kv->k_stride, kv->dk);
-        score(q, q_stride, n_q, rows, kv->dk, j, end, scale, softcap, z);
+                    keys + (size_t)(k - j) * kv->k_stride, kv->dk);
+        }
+        if (direct) score(q, q_stride, n_q, keys, kv->k_stride, true, kv->dk, j, end, scale, softcap, z);
+        else score(q, q_stride, n_q, loaded, (size_t)kv->dk * 4, false, kv->dk, j, end, scale, softcap, z);
     }
     for (int i = 0; i < n_q; i++) {
         st[i] = weigh(z[i], from[i], to[i]);
         memset(acc + (size_t)i * acc_stride, 0, (size_t)kv->dv * sizeof *acc);
     }
-    step = ATTN_BUFFER / kv->dv;
+    step = direct ? STRETCH : ATTN_BUFFER / kv->dv;
     for (int j = lo; j < hi; j += step) {
         int end = hi - j < step ? hi : j + step;
-        for (int k = j; k < end; k++)
+        const char *values = (const char *)kv->v + (size_t)j * kv->v_stride;
+        for (int k = j; k < end; k++) {
+            fetch_row(kv->next, k, kv->k_stride);
+            if (direct) continue;
             kv_load(kv->v_type, rows + (size_t)(k - j) * (size_t)kv->dv,
-                    (const char *)kv->v + (size_t)k * kv->v_stride, kv->dv);
+                    values + (size_t)(k - j) * kv->v_stride, kv->dv);
+        }
         for (int i = 0; i < n_q; i++) { /* a query's own positions alone */
             int f = from[i] > j ? from[i] : j, t = to[i] < end ? to[i] : end;
-            if (f < t)
-                accumulate(acc + (size_t)i * acc_stride, rows + (size_t)(f - j) * (size_t)kv->dv, kv->dv, f,
-                           t, z[i]);
+            size_t at = (size_t)(f - j);
+            if (f >= t) continue;
+            float *sum = acc + (size_t)i * acc_stride;
+            if (direct) accumulate(sum, values + at * kv->v_stride, kv->v_stride, true, kv->dv, f, t, z[i]);
+            else
+                accumulate(sum, loaded + at * (size_t)kv->dv * 4, (size_t)kv->dv * 4, false, kv->dv, f, t,
+                           z[i]);
         }
     }
 }
@@ -191,9 +226,13 @@ static void attn_queries(const cot__kv_chunk *kv, const float *q, size_t q_strid
 static void attn_chunk(const cot__kv_chunk *kv, const float *q, size_t q_stride, int n_q, const int *from,
                        const int *to, float scale, float softcap, cot__attn_state *st, float *acc,
                        size_t acc_stride) {
+    if (n_q <= DIRECT && kv->k_type == COT_F16 && kv->v_type == COT_F16 && (kv->dk | kv->dv) % 16 == 0) {
+        attn_queries(kv, true, q, q_stride, n_q, from, to, scale, softcap, st, acc, acc_stride);
+        return;
+    }
     for (int i = 0; i < n_q; i += QUERIES)
-        attn_queries(kv, q + (size_t)i * q_stride, q_stride, n_q - i < QUERIES ? n_q - i : QUERIES, from + i,
-                     to + i, scale, softcap, st + i, acc + (size_t)i * acc_stride, acc_stride);
+        attn_queries(kv, false, q + (size_t)i * q_stride, q_stride, n_q - i < QUERIES ? n_q - i : QUERIES,
+                     from + i, to + i, scale, softcap, st + i, acc + (size_t)i * acc_stride, acc_stride);
 }
 
 static void attn_merge(cot__attn_state *a, float *aacc, const cot__attn_state *b, const float *bacc, int dv) {

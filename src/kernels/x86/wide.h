@@ -93,6 +93,14 @@ COT_ALWAYS widef wf_bits(wide a) {
 #endif
 }
 
+COT_ALWAYS widef wf_halves(const uint16_t *p) { /* of F16 */
+#ifdef __AVX512F__
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p));
+#else
+    return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p));
+#endif
+}
+
 /* The first n lanes, n ≤ LANES. */
 COT_ALWAYS widef wf_load_some(const float *p, int n) {
 #ifdef __AVX512F__

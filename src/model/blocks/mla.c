@@ -298,7 +298,7 @@ static void naive_item(void *arg, size_t head, int thread) {
         gemm(&wk, 0, a->nope, lat, ks * sizeof *lat, NULL, here, kv, wide);
         gemm(&wv, 0, a->dv, lat, ks * sizeof *lat, NULL, here, kv + qh, wide);
         cot__kv_chunk chunk = {kv,      kv + qh, COT_F32, COT_F32, wide * sizeof *kv, wide * sizeof *kv,
-                               (int)qh, a->dv};
+                               (int)qh, a->dv,   NULL};
         for (int64_t i = 0, nq; i < j->n; i += nq) {
             nq = j->n - i < NAIVE_QUERIES ? j->n - i : NAIVE_QUERIES;
             if (pos[i + nq - 1] < base) continue;
