@@ -1,9 +1,11 @@
 /* Operations against the plainest double-precision writing of them; the same bits for any number of threads,
- * with a tap and with a tape. Attention and products are compared in tests/kern and tests/golden. */
+ * with a tap and with a tape. Attention over few positions and products are compared in tests/kern and
+ * tests/golden. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -143,6 +145,72 @@ static void products_are_the_same_bits_however_they_run(void **state) {
     }
 }
 
+/* One head of keys for all queries and many positions: threads share them by position. */
+static void attention_splits_positions(void **state) {
+    enum { HEADS = 8, D = 32, ROWS = 2, BLOCKS = 17, WIDTH = HEADS * D };
+    static const int32_t last[ROWS] = {1000, 777};
+    static const cot_type types[] = {COT_F32, COT_F16};
+    static float kv[2][ROWS][BLOCKS * COT_KV_CHUNK][D];
+    float q[ROWS * WIDTH], out[ROWS * WIDTH], first[ROWS * WIDTH], sinks[HEADS];
+    cot__pool *eight;
+    (void)state;
+    assert_int_equal(cot__pool_create(&eight, 8, NULL), COT_OK);
+    fill(&kv[0][0][0][0], sizeof kv / 4, 21), fill(q, ROWS * WIDTH, 22), fill(sinks, HEADS, 23);
+    for (int way = 0; way < 8; way++) {
+        cot_type type = types[way & 1];
+        int window = way & 2 ? 650 : 0;
+        size_t row = cot__kv_row_bytes(type, D);
+        cot__kv_stream s = {type, 1, D, D, false, 0, row, row};
+        char *memory = calloc(ROWS * BLOCKS, cot__kv_stream_bytes(&s)), *table[ROWS][BLOCKS];
+        char *const *blocks[ROWS] = {table[0], table[1]};
+        cot__ops c = {.k = kernels, .pool = pools[0], .arena = arena};
+        assert_non_null(memory);
+        for (size_t i = 0; i < ROWS * BLOCKS; i++)
+            table[i / BLOCKS][i % BLOCKS] = memory + i * cot__kv_stream_bytes(&s);
+        for (int r = 0; r < ROWS; r++)
+            for (int32_t pos = 0; pos <= last[r]; pos++)
+                cot__op_kv_store(&c, &s, blocks + r, &pos, 1, kv[0][r][pos], D, kv[1][r][pos], D);
+        cot__attention a = {.kv = &s,
+                            .blocks = blocks,
+                            .pos = last,
+                            .n = ROWS,
+                            .heads = HEADS,
+                            .scale = 0.3f,
+                            .window = window,
+                            .sinks = way & 4 ? sinks : NULL,
+                            .q = q,
+                            .q_stride = WIDTH,
+                            .out = out,
+                            .out_stride = WIDTH};
+        cot__pool *const all[] = {pools[0], pools[1], eight};
+        for (int p = 0; p < 3; p++) {
+            c.pool = all[p];
+            memset(out, 0x55, sizeof out);
+            assert_int_equal(cot__op_attention(&c, &a, NULL), COT_OK);
+            if (!p) memcpy(first, out, sizeof out);
+            assert_memory_equal(out, first, sizeof out);
+        }
+        for (int r = 0; r < ROWS && type == COT_F32; r++)
+            for (int h = 0; h < HEADS; h++) {
+                double sum = 0, y[D] = {0};
+                int32_t from = window && last[r] >= window ? last[r] - window + 1 : 0;
+                for (int32_t pos = from; pos <= last[r]; pos++) {
+                    double z = 0;
+                    for (int d = 0; d < D; d++)
+                        z += (double)q[r * WIDTH + h * D + d] * (double)kv[0][r][pos][d];
+                    double e = exp(z * (double)0.3f);
+                    sum += e;
+                    for (int d = 0; d < D; d++) y[d] += e * (double)kv[1][r][pos][d];
+                }
+                if (way & 4) sum += exp((double)sinks[h]);
+                for (int d = 0; d < D; d++)
+                    assert_true(fabs((double)out[r * WIDTH + h * D + d] - y[d] / sum) < 1e-5);
+            }
+        free(memory);
+    }
+    cot__pool_free(&eight);
+}
+
 static int setup(void **state) {
     (void)state;
     return cot__arena_create(&arena, 1 << 20, 0, NULL) || cot__kernels_get(&kernels, NULL) ||
@@ -163,6 +231,7 @@ int main(void) {
         cmocka_unit_test(rotations),
         cmocka_unit_test(sums_and_embeddings),
         cmocka_unit_test(products_are_the_same_bits_however_they_run),
+        cmocka_unit_test(attention_splits_positions),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
