@@ -163,8 +163,9 @@ static cot__attn_state weigh(float *z, int from, int to) {
 
 /* Row j of what will be read after the present rows: a chunk is too short for the processor to foresee it. */
 COT_ALWAYS void fetch_row(const void *rows, int j, size_t stride) {
+    if (!rows) return;
     const char *p = (const char *)rows + (size_t)j * stride;
-    for (size_t at = 0; rows && at < stride; at += 64) _mm_prefetch(p + at, _MM_HINT_T0);
+    for (size_t at = 0; at < stride; at += 64) _mm_prefetch(p + at, _MM_HINT_T0);
 }
 
 /* Floats: 40 KiB; queries that share what is loaded; rows at a time when nothing is; queries for which F16 is
@@ -177,6 +178,8 @@ COT_ALWAYS void attn_queries(const cot__kv_chunk *kv, bool direct, const float *
                              float *acc, size_t acc_stride) {
     float rows[ATTN_BUFFER], z[QUERIES][COT_KV_CHUNK + KEYS];
     const char *loaded = (const char *)rows;
+    size_t k_stride = direct ? kv->k_stride : (size_t)kv->dk * 4,
+           v_stride = direct ? kv->v_stride : (size_t)kv->dv * 4;
     int lo = COT_KV_CHUNK, hi = 0, step = direct ? STRETCH : ATTN_BUFFER / kv->dk / KEYS * KEYS;
     for (int i = 0; i < n_q; i++) {
         if (from[i] >= to[i]) continue;
@@ -193,8 +196,7 @@ COT_ALWAYS void attn_queries(const cot__kv_chunk *kv, bool direct, const float *
             kv_load(kv->k_type, rows + (size_t)(k - j) * (size_t)kv->dk,
                     keys + (size_t)(k - j) * kv->k_stride, kv->dk);
         }
-        if (direct) score(q, q_stride, n_q, keys, kv->k_stride, true, kv->dk, j, end, scale, softcap, z);
-        else score(q, q_stride, n_q, loaded, (size_t)kv->dk * 4, false, kv->dk, j, end, scale, softcap, z);
+        score(q, q_stride, n_q, direct ? keys : loaded, k_stride, direct, kv->dk, j, end, scale, softcap, z);
     }
     for (int i = 0; i < n_q; i++) {
         st[i] = weigh(z[i], from[i], to[i]);
@@ -212,13 +214,10 @@ COT_ALWAYS void attn_queries(const cot__kv_chunk *kv, bool direct, const float *
         }
         for (int i = 0; i < n_q; i++) { /* a query's own positions alone */
             int f = from[i] > j ? from[i] : j, t = to[i] < end ? to[i] : end;
-            size_t at = (size_t)(f - j);
-            if (f >= t) continue;
-            float *sum = acc + (size_t)i * acc_stride;
-            if (direct) accumulate(sum, values + at * kv->v_stride, kv->v_stride, true, kv->dv, f, t, z[i]);
-            else
-                accumulate(sum, loaded + at * (size_t)kv->dv * 4, (size_t)kv->dv * 4, false, kv->dv, f, t,
-                           z[i]);
+            if (f < t)
+                accumulate(acc + (size_t)i * acc_stride,
+                           (direct ? values : loaded) + (size_t)(f - j) * v_stride, v_stride, direct, kv->dv,
+                           f, t, z[i]);
         }
     }
 }
