@@ -9,7 +9,6 @@ static void kv_load(cot_type type, float *dst, const void *src, int n) {
     else if (type == COT_F16) {
         const uint16_t *p = src;
         for (; i + LANES <= n; i += LANES) wf_store(dst + i, wf_halves(p + i));
-        for (; i + 8 <= n; i += 8) _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(load128(p + i)));
         for (; i < n; i++) dst[i] = half_at((const uint8_t *)(p + i));
     } else {
         for (const uint8_t *p = src; i < n; p += 34) {

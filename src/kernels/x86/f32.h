@@ -54,7 +54,10 @@ COT_ALWAYS void f32_tile(const float *const w[SIDE], int rows, const float *cons
     for (int t = 0; t < tokens; t++)
         for (int r = 0; r < rows; r++)
             for (int h = 0; h < HALVES; h++) s[t][r][h] = wf_load(sums[t][r] + LANES * h);
-    for (; c + 16 <= n; c += 16) f32_step(w, rows, x, tokens, c, 16, s);
+    for (; c + 16 <= n; c += 16) {
+        if (rows == 1) fetch_part((const uint8_t *)(w[0] + c), 64, 0, 1);
+        f32_step(w, rows, x, tokens, c, 16, s);
+    }
     if (c < n) f32_step(w, rows, x, tokens, c, n - c, s); /* zeros change no sum */
     for (int t = 0; t < tokens; t++)
         for (int r = 0; r < rows; r++)
@@ -94,33 +97,21 @@ static void f32_rows(const cot_view *w, int64_t r, int64_t end, const void *act,
         for (int i = 0; i < rows; i++) out[(size_t)t * os + (size_t)(r + i)] = close_sums(sums[t][i]);
 }
 
-/* One token, weights as they are: row after row, as memory likes it best. */
-static void f32_one(const cot_view *w, int64_t r0, int64_t r1, const float *x, float *out) {
-    for (int64_t r = r0; r < r1; r++) {
-        const float *a = cot__view_at(w, r);
-        widef s[HALVES];
-        float sums[16];
-        int64_t c = 0;
-        for (int h = 0; h < HALVES; h++) s[h] = wf_zero();
-        for (; c + 16 <= w->cols; c += 16) {
-            fetch_part((const uint8_t *)(a + c), 64, 0, 1);
-            for (int h = 0; h < HALVES; h++)
-                s[h] = wf_fma(wf_load(a + c + LANES * h), wf_load(x + c + LANES * h), s[h]);
-        }
-        for (int h = 0; h < HALVES; h++, c += LANES) {
-            int some = w->cols - c < LANES ? (int)(w->cols - c) : LANES;
-            if (some > 0) s[h] = wf_fma(wf_load_some(a + c, some), wf_load_some(x + c, some), s[h]);
-            wf_store(sums + LANES * h, s[h]);
-        }
-        out[r] = close_sums(sums);
+static float dot_f32(const float *a, const float *b, int64_t n) {
+    float sums[1][SIDE][16] = {{{0}}};
+    for (int64_t c = 0; c < n; c += 1 << 20) {
+        const float *w[SIDE] = {a + c}, *x[SIDE] = {b + c};
+        f32_tile(w, 1, x, 1, n - c < 1 << 20 ? (int)(n - c) : 1 << 20, sums);
     }
+    return close_sums(sums[0][0]);
 }
 
 static void gemm_f32(const cot_view *w, int64_t r0, int64_t r1, const void *act, size_t as,
                      const int32_t *idx, int64_t n, float *out, size_t os) {
     if (n == 1 && w->type == COT_F32 && !w->scales) {
-        f32_one(w, r0, r1, (const void *)((const char *)act + (size_t)(idx ? *idx : 0) * as), out);
-        return;
+        const void *x = (const char *)act + (size_t)(idx ? *idx : 0) * as;
+        for (int64_t r = r0; r < r1; r++) out[r] = dot_f32(cot__view_at(w, r), x, w->cols);
+        return; /* row after row, as memory likes it best */
     }
     read_through(w, r0, r1, SIDE);
     for (int64_t t = 0; t < n; t += GROUP)
@@ -141,15 +132,6 @@ static void gemv_t(const cot_view *w, int64_t r0, int64_t r1, const float *x, fl
                            _mm256_fmadd_ps(f, load_some(wp + j, k - j), load_some(out + c + j, k - j)),
                            k - j);
         }
-}
-
-static float dot_f32(const float *a, const float *b, int64_t n) {
-    float sums[1][SIDE][16] = {{{0}}};
-    for (int64_t c = 0; c < n; c += 1 << 20) {
-        const float *w[SIDE] = {a + c}, *x[SIDE] = {b + c};
-        f32_tile(w, 1, x, 1, n - c < 1 << 20 ? (int)(n - c) : 1 << 20, sums);
-    }
-    return close_sums(sums[0][0]);
 }
 
 #endif

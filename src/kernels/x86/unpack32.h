@@ -99,11 +99,10 @@ COT_ALWAYS __m256 scales8(const kind32 *k, const uint8_t *p, int at) {
 }
 /* LANES scales side by side. */
 COT_ALWAYS widef scales_beside(scale32 kind, const uint8_t *p) {
+    if (kind == SCALE_HALF) return wf_halves((const void *)p);
 #ifdef __AVX512F__
-    if (kind == SCALE_HALF) return _mm512_cvtph_ps(load256(p));
     wide x = _mm512_cvtepu8_epi32(load128(p));
 #else
-    if (kind == SCALE_HALF) return _mm256_cvtph_ps(load128(p));
     wide x = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p));
 #endif
     wide normal = w_sub32(COT_WIDE(slli_epi32, x, 23), w_all32(1 << 23));
